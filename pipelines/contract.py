@@ -1,0 +1,148 @@
+"""contracts/<task>.yaml -> a typed contract: the reviewed description of one batch.
+
+From this one file come the expectations, the drift columns, the encoder and the service's
+request model, so a column is described once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipelines.errors import MissingInput, ParamsError
+from pipelines.params import Settings, explain
+
+Type = Literal["timestamp", "integer", "number", "category", "boolean"]
+Severity = Literal["critical", "warning"]
+
+
+class Column(Settings):
+    """One column of a batch: what it is, and what its values may be."""
+
+    type: Type
+    description: str = ""
+    unit: str = ""
+    feature: bool = True
+    """Does the model see it? Keys and the label do not count as features."""
+    personal: bool = False
+    """Hashed wherever predictions are logged."""
+    nulls: float = Field(default=0.0, ge=0, le=1)
+    """Largest share of missing values a batch may have."""
+    min: float | None = None
+    max: float | None = None
+    mean: tuple[float, float] | None = None
+    """Where a batch's mean must lie: catches a changed unit whose values stay in range."""
+    hours: tuple[int, int] | None = None
+    """timestamp only: first and last hour of the day seen; catches a changed time zone."""
+    values: tuple[str, ...] | None = None
+    """category only: every value allowed; absent means any."""
+    new_values: float = Field(default=0.0, ge=0, le=1)
+    """Share of rows that may hold a value outside `values`; above it the batch is stopped."""
+    distinct: int = Field(default=1, ge=1)
+    """Fewest different values a batch may have: 2 catches a constant column."""
+    severity: Severity = "critical"
+    """What a broken rule on the *values* of this column means; a missing column is always critical."""
+
+    @model_validator(mode="after")
+    def _rules_fit_the_type(self) -> Column:
+        numeric = self.type in ("integer", "number")
+        for rule, allowed in {
+            "min": numeric, "max": numeric, "mean": numeric,
+            "hours": self.type == "timestamp", "values": self.type == "category",
+        }.items():  # fmt: skip
+            if getattr(self, rule) is not None and not allowed:
+                raise ValueError(f"{rule} does not apply to a column of type {self.type}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class RowCount(Settings):
+    """How many rows a batch may have."""
+
+    min: int = Field(default=1, ge=1)
+    max: int | None = None
+    against_history: tuple[float, float] = (0.5, 2.0)
+    """Allowed ratio to the median row count of the earlier batches."""
+
+
+class Contract(Settings):
+    task: str
+    description: str = ""
+    time: str
+    """The timestamp column that puts rows in order and in their period."""
+    key: tuple[str, ...] = Field(min_length=1)
+    """Columns that together name one row, and never repeat."""
+    label: str
+    """0 or 1; 1 is what the model gives the probability of."""
+    rows: RowCount = RowCount()
+    columns: dict[str, Column]
+    """In the order that a batch has them."""
+
+    @model_validator(mode="after")
+    def _named_columns_exist(self) -> Contract:
+        for role, names in {"time": [self.time], "key": self.key, "label": [self.label]}.items():
+            for name in names:
+                if name not in self.columns:
+                    raise ValueError(
+                        f"{role} names the column {name!r}, which columns does not describe; "
+                        f"described are: {', '.join(self.columns)}"
+                    )
+        if self.columns[self.time].type != "timestamp":
+            raise ValueError(f"time column {self.time} must have type timestamp")
+        if self.columns[self.label].type not in ("integer", "boolean"):
+            raise ValueError(f"label column {self.label} must have type integer or boolean, 0 or 1")
+        if not self.numbers and not self.categories:
+            raise ValueError("no column is a feature")
+        return self
+
+    def _features(self, *types: str) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, column in self.columns.items()
+            if column.feature and column.type in types and name not in (self.label, self.time)
+        )
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Features that a model reads as numbers, in contract order."""
+        return self._features("integer", "number", "boolean")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Features that a model reads as categories, in contract order."""
+        return self._features("category")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Raw columns that a prediction needs: the time column, then the features."""
+        return (self.time, *self.numbers, *self.categories)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the contract's content, comments and layout left out."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(path: Path) -> Contract:
+    """Raises MissingInput without the file, ParamsError naming the key, value and allowed values."""
+    if not path.is_file():
+        raise MissingInput(
+            f"{path} does not exist. Make a first one with: perennial contract propose {path.stem}"
+        )
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ParamsError(explain(error, f"{path.parent.name}/{path.name}")) from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+
+
+def parse(text: str) -> Contract:
+    return Contract.model_validate_json(json.dumps(yaml.safe_load(text), default=str))

@@ -1,0 +1,238 @@
+"""params.yaml -> frozen settings. An unknown key or a value out of range stops before any work."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pipelines.errors import MissingInput, ParamsError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+class Source(Settings):
+    """Where batches come from: `tasks.<name>.source`."""
+
+    kind: Literal["flights", "files"]
+    path: str | None = None
+    """files only: a folder or a glob of CSV or Parquet files, from the project's root."""
+
+    @model_validator(mode="after")
+    def _path_goes_with_files(self) -> Source:
+        if (self.kind == "files") != (self.path is not None):
+            raise ValueError("path goes with kind: files, and kind: files needs a path")
+        return self
+
+
+class Window(Settings):
+    """The batches that one training uses: `tasks.<name>.window`."""
+
+    first: str
+    """Period of the oldest batch, e.g. 2013-01."""
+    last: str
+    """Period of the newest batch. A retraining moves this, so a retraining is a commit."""
+    batches: PositiveInt = 12
+    """Most batches a window holds; older ones are left out."""
+    validation: Share = 0.2
+    """Share of the last batch's rows, before the test rows, for early stopping and threshold."""
+    test: Share = 0.3
+    """Share of the last batch's rows, its newest, that the gate compares on."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Window:
+        if self.first > self.last:
+            raise ValueError(f"first {self.first} is after last {self.last}")
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave rows of the last batch")
+        return self
+
+
+class Network(Settings):
+    """The PyTorch network: `tasks.<name>.train.network`."""
+
+    epochs: PositiveInt = 8
+
+
+class Train(Settings):
+    """How one model is fitted: `tasks.<name>.train`."""
+
+    family: Literal["network", "logistic", "boosting", "forest"] = "network"
+    """network is PyTorch; the others are scikit-learn's."""
+    seed: NonNegativeInt = 7
+    threads: PositiveInt = 2
+    """Threads of one training. More than the free cores is many times slower, not faster."""
+    network: Network = Network()
+
+
+class Evaluate(Settings):
+    """`tasks.<name>.evaluate`."""
+
+    bootstrap: PositiveInt = 500
+    """Resamples behind each interval."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values are judged one by one; a time column is cut into hours of the day."""
+    slice_rows: PositiveInt = 300
+    """Fewest rows of a slice that is judged."""
+
+
+class Gate(Settings):
+    """When a challenger replaces the champion: `tasks.<name>.gate`."""
+
+    min_rows: PositiveInt = 1000
+    """Fewest rows both are compared on."""
+    min_gain: float = Field(default=0.0, ge=0)
+    """AUC the challenger must gain at least; the interval's lower end must be above it."""
+    confidence: Share = 0.95
+    """One-sided confidence of the paired bootstrap."""
+    bootstrap: PositiveInt = 1000
+    baseline_gain: float = Field(default=0.02, ge=0)
+    """AUC above the naive baseline that every promoted model must have."""
+    slice_drop: PositiveFloat = 0.05
+    """Largest AUC loss against the champion that a slice may show with confidence."""
+    calibration: PositiveFloat = 0.1
+    """Largest expected calibration error (10 equal-count bins)."""
+    latency_ms: PositiveFloat = 50.0
+    """Largest median time of one answer."""
+    size_mb: PositiveFloat = 200.0
+
+
+class Monitor(Settings):
+    """When a batch raises an alarm: `tasks.<name>.monitor`."""
+
+    p_value: Share = 0.01
+    """Corrected p-value below which a column has moved."""
+    effect: PositiveFloat = 0.1
+    """And it must have moved this far: standard deviations, or total variation."""
+    drifted_columns: Share = 0.5
+    """Share of the columns drifted together that alone raises an alarm."""
+    joint_auc: Share = 0.9
+    """AUC of the domain classifier that alone raises an alarm; .5 = alike."""
+    auc_drop: PositiveFloat = 0.02
+    """Loss of label-joined AUC against the champion's own test that raises an alarm, when the
+    whole interval lies below."""
+    sample: PositiveInt = 5000
+    """Rows of the batch that the tests and the pages read."""
+
+
+class Policy(Settings):
+    """From alarms to retrainings: `tasks.<name>.policy`."""
+
+    alarms: PositiveInt = 1
+    """Alarms among the last `of` batches that make a retraining."""
+    of: PositiveInt = 1
+    cooldown: NonNegativeInt = 0
+    """Batches to rest after a retraining."""
+    budget: PositiveInt = 6
+    """Most retrainings among the last `budget_batches` batches."""
+    budget_batches: PositiveInt = 12
+    min_labels: PositiveInt = 2000
+    """Labelled rows that must have arrived since the last retraining."""
+
+
+class Task(Settings):
+    """One thing to predict: `tasks.<name>`."""
+
+    kind: Literal["tabular"] = "tabular"
+    source: Source
+    period: Literal["hour", "day", "week", "month"]
+    """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09."""
+    label_delay: NonNegativeInt = 1
+    """Batches that pass before a batch's labels are known."""
+    calendar: tuple[Literal["hour", "weekday", "day_of_month", "month"], ...] = ()
+    """Features made from the time column, inside the model's own graph."""
+    min_category: PositiveInt = 50
+    """Rows of train below which a category is pooled with the unseen ones."""
+    window: Window
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    monitor: Monitor = Monitor()
+    policy: Policy = Policy()
+
+
+class Params(Settings):
+    tasks: dict[str, Task]
+
+
+def load(path: Path) -> Params:
+    """Raises MissingInput without the file, ParamsError naming the key, value and what is allowed."""
+    if not path.is_file():
+        raise MissingInput(
+            f"{path} does not exist. Run this inside the project's folder, or name it with: "
+            "export PERENNIAL_ROOT=<folder>"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Params.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise ParamsError(explain(error, path.name, Params)) from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+
+
+def task(path: Path, name: str) -> Task:
+    params = load(path)
+    if name not in params.tasks:
+        raise ParamsError(
+            f"{path.name}: there is no task {name!r}; tasks are: {', '.join(params.tasks)}. "
+            f"Add one with: perennial contract propose {name} --help"
+        )
+    return params.tasks[name]
+
+
+def explain(error: ValidationError, file: str, model: type[BaseModel] | None = None) -> str:
+    """One line a mistake: file, key, value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1]) if model else ()
+            allowed = f"; allowed are: {', '.join(known)}" if known else ""
+            lines.append(f"{file}: {where} is not a known key{allowed}")
+        elif item["type"] == "missing":
+            lines.append(f"{file}: {where} is missing")
+        else:
+            value = json.dumps(item["input"], default=str)
+            shown = value if len(value) < 80 else value[:77] + "..."
+            lines.append(f"{file}: {where or 'content'} is {shown}: {item['msg']}")
+    return "\n".join([*lines, f"Mend it with: edit {file}"])
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Names of the keys of the settings at `loc`, following dicts and unions."""
+    here: object = model
+    for part in loc:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            found = here.model_fields.get(str(part))
+            here = found.annotation if found else None
+        elif typing.get_origin(here) is dict:
+            here = typing.get_args(here)[1]
+        if isinstance(here, types.UnionType):
+            here = next(
+                (a for a in typing.get_args(here) if isinstance(a, type) and issubclass(a, BaseModel)),
+                None,
+            )
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        return tuple(here.model_fields)
+    return ()

@@ -1,0 +1,133 @@
+"""Every file name, in flow order, spelled once. `ls data/` is the diagram of the flow."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = "params.yaml"
+
+
+def project_root() -> Path:
+    """The nearest folder upwards that holds params.yaml; PERENNIAL_ROOT names it outright."""
+    named = os.environ.get("PERENNIAL_ROOT")
+    start = Path(named).resolve() if named else Path.cwd()
+    for folder in (start, *start.parents):
+        if (folder / PARAMS).is_file():
+            return folder
+    return start
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where one task's files live. A step reads a lower number and writes the next one.
+
+    `candidate` moves 3_prepared to 5_report into a folder of their own, so that a retraining by
+    `tick` never writes over what `dvc repro` made. `replay` moves all that the loop writes.
+    """
+
+    root: Path
+    task: str
+    candidate: str | None = None
+    replay: str | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def params(self) -> Path:
+        return self.root / PARAMS
+
+    @property
+    def contract(self) -> Path:
+        return self.root / "contracts" / f"{self.task}.yaml"
+
+    # 1 and 2: batches and what validation said of them
+    @property
+    def raw(self) -> Path:
+        return self.data / "1_raw" / self.task
+
+    def batch(self, period: str) -> Path:
+        return self.raw / f"{period}.parquet"
+
+    @property
+    def valid(self) -> Path:
+        return self.data / "2_valid" / self.task
+
+    def validation(self, period: str) -> Path:
+        return self.valid / f"{period}.json"
+
+    def validation_page(self, period: str) -> Path:
+        return self.valid / f"{period}.html"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.data / "2_quarantine" / self.task
+
+    @property
+    def data_docs(self) -> Path:
+        return self.data / "2_docs" / self.task
+
+    # 3 to 5: one training
+    def _training(self, folder: str) -> Path:
+        if self.candidate is None:
+            return self.data / folder / self.task
+        return self.live / "candidates" / self.candidate / folder
+
+    @property
+    def prepared(self) -> Path:
+        return self._training("3_prepared")
+
+    @property
+    def model(self) -> Path:
+        return self._training("4_model")
+
+    @property
+    def report(self) -> Path:
+        return self._training("5_report")
+
+    # 6: the live half
+    @property
+    def live(self) -> Path:
+        if self.replay is None:
+            return self.data / "6_live" / self.task
+        return self.data / "7_replay" / self.task / self.replay
+
+    def predictions(self, period: str) -> Path:
+        return self.live / "predictions" / f"{period}.parquet"
+
+    def labels(self, period: str) -> Path:
+        return self.live / "labels" / f"{period}.parquet"
+
+    def alarm(self, period: str) -> Path:
+        return self.live / "alarms" / f"{period}.json"
+
+    def drift_page(self, period: str) -> Path:
+        return self.live / "drift" / f"{period}.html"
+
+    def verdict(self, period: str) -> Path:
+        return self.live / "verdicts" / f"{period}.json"
+
+    def tick(self, period: str) -> Path:
+        return self.live / "ticks" / f"{period}.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.live / "ledger.jsonl"
+
+    # beside the data: what this machine keeps for itself
+    @property
+    def mlflow(self) -> Path:
+        return self.root / ".mlflow" if self.replay is None else self.live / "mlflow"
+
+    @property
+    def lock(self) -> Path:
+        name = self.task if self.replay is None else f"{self.task}-{self.replay}"
+        return self.root / ".perennial" / "locks" / f"{name}.lock"
+
+    @property
+    def models_cache(self) -> Path:
+        """Registry versions fetched for scoring, by version."""
+        return self.live / "models"

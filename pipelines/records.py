@@ -1,0 +1,184 @@
+"""What travels between the steps. Frozen; the ones that are kept as files round-trip as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Record(BaseModel):
+    """A record kept as a file: `model_dump_json` and `model_validate_json` are inverse."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows in time order, as a model is fitted on them.
+
+    numbers (N, P) float32, standardised with train statistics, NaN where missing;
+    codes (N, C) int64, 0 = missing, rare or never seen in train; label (N,) int8, 0 or 1;
+    time (N,) int64, epoch seconds of the task's own clock.
+    """
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    label: np.ndarray
+    time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model's answers to labelled rows: what the gate compares.
+
+    key (N,) uint64 names the row (the same row has the same key for every model);
+    time (N,) int64 epoch seconds; label (N,) int8; probability (N,) float;
+    slices: name -> (N,) array of the slice each row belongs to.
+    """
+
+    version: str
+    artifact: str
+    """Digest of the artifact that answered."""
+    trained_until: int
+    """Newest row, in epoch seconds, that fitting, early stopping or the threshold has seen."""
+    key: np.ndarray
+    time: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray
+    threshold: float
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    latency_ms: float = 0.0
+    """Median time of one single-row answer."""
+    size_bytes: int = 0
+
+
+class Check(Record):
+    """One question the gate asked, with its answer."""
+
+    name: str
+    passed: bool
+    value: float | None = None
+    limit: float | None = None
+    reason: str
+
+
+class Verdict(Record):
+    """What the gate says of a challenger."""
+
+    task: str
+    challenger: str
+    champion: str | None
+    decision: Literal["promote", "hold"]
+    checks: tuple[Check, ...]
+    rows: int = 0
+    rows_digest: str = ""
+    metrics: dict[str, float] = {}
+    """champion_auc, challenger_auc, baseline_auc, difference, low, high and the like."""
+
+    @property
+    def reason(self) -> str:
+        """The first failed check, or the check that proved the challenger better."""
+        failed = [c for c in self.checks if not c.passed]
+        return failed[0].reason if failed else self.checks[-1].reason if self.checks else ""
+
+
+class ColumnDrift(Record):
+    """How far one column of a batch stands from the champion's training data."""
+
+    column: str
+    effect: float
+    """Shift in reference standard deviations (numbers) or total variation 0..1 (categories)."""
+    floor: float
+    p_value: float
+    """Permutation p-value, already corrected for the number of columns."""
+    drifted: bool
+
+
+class Performance(Record):
+    """Label-joined quality of the champion's answers to one batch."""
+
+    period: str
+    rows: int
+    auc: float
+    low: float
+    high: float
+    expected: float
+    """AUC on the champion's own test rows, when it was made."""
+    degraded: bool
+
+
+class Alarm(Record):
+    """What the monitor and the policy say of a batch."""
+
+    task: str
+    period: str
+    champion: str
+    rows: int
+    columns: tuple[ColumnDrift, ...]
+    joint_auc: float | None = None
+    """Cross-validated AUC of a classifier that tells the batch from the reference; .5 = alike."""
+    joint_drifted: bool = False
+    performance: Performance | None = None
+    raised: bool
+    """The monitor's own finding, before the policy weighs it."""
+    reasons: tuple[str, ...]
+
+
+class Decision(Record):
+    """The policy's answer to an alarm."""
+
+    task: str
+    period: str
+    action: Literal["retrain", "rest"]
+    reasons: tuple[str, ...]
+
+
+class DataHash(Record):
+    """One batch that a training read: the md5 is DVC's own hash of the file."""
+
+    period: str
+    md5: str
+    rows: int
+    validation: str
+    """Digest of the validation result that let it through."""
+
+
+class Finding(Record):
+    """One rule of the contract held against one batch."""
+
+    rule: str
+    column: str | None
+    severity: Literal["critical", "warning"]
+    passed: bool
+    crashed: bool = False
+    """The check itself raised: counts as critical, whatever its severity."""
+    observed: str = ""
+    allowed: str = ""
+    message: str = ""
+
+
+class Validation(Record):
+    """What the gate at the door said of one batch: kept as `2_valid/<task>/<period>.json`."""
+
+    task: str
+    period: str
+    content: str
+    """md5 of the batch's file."""
+    contract: str
+    """Digest of the contract."""
+    rows: int
+    accepted: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if not f.passed)

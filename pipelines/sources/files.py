@@ -1,0 +1,81 @@
+"""A folder or a glob of CSV or Parquet files, cut into batches by the contract's time column."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.contract import Contract
+from pipelines.errors import SourceError
+from pipelines.periods import period_names
+
+READERS = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+
+
+class Files:
+    """One batch a period; a period's rows may be spread over files, a file may hold many periods."""
+
+    def __init__(self, root: Path, path: str, contract: Contract, period: str) -> None:
+        self._pattern = str(root / path)
+        self._contract = contract
+        self._period = period
+        self._table: pd.DataFrame | None = None
+
+    def periods(self) -> tuple[str, ...]:
+        names = period_names(self._rows()[self._contract.time], self._period)
+        return tuple(sorted(names.unique()))
+
+    def read(self, period: str) -> pd.DataFrame:
+        table = self._rows()
+        rows = table[period_names(table[self._contract.time], self._period) == period]
+        return rows.reset_index(drop=True)
+
+    def _rows(self) -> pd.DataFrame:
+        if self._table is None:
+            self._table = self._read()
+        return self._table
+
+    def _read(self) -> pd.DataFrame:
+        named = Path(self._pattern)
+        found = named.iterdir() if named.is_dir() else map(Path, glob.glob(self._pattern))
+        paths = sorted(path for path in found if path.suffix in READERS)
+        if not paths:
+            raise SourceError(
+                f"source files: {self._pattern} holds no .csv or .parquet file. "
+                "Mend tasks.<name>.source.path with: edit params.yaml"
+            )
+        table = pd.concat([self._read_one(path) for path in paths], ignore_index=True)
+        order = [self._contract.time, *(k for k in self._contract.key if k != self._contract.time)]
+        return table.sort_values(order, kind="stable", ignore_index=True)
+
+    def _read_one(self, path: Path) -> pd.DataFrame:
+        try:
+            table = READERS[path.suffix](path)
+        except (ValueError, OSError) as error:
+            raise SourceError(
+                f"source files: {path} cannot be read: {error}. Replace the file and run: "
+                f"perennial ingest {self._contract.task}"
+            ) from error
+        time = self._contract.time
+        if time not in table.columns:
+            raise SourceError(
+                f"source files: {path} has no column {time!r}, which the contract names as time; "
+                f"its columns are: {', '.join(map(str, table.columns))}. "
+                f"Mend it with: edit contracts/{self._contract.task}.yaml"
+            )
+        for name, column in self._contract.columns.items():
+            if column.type == "timestamp" and name in table.columns:
+                table[name] = self._timestamps(table[name], path)
+        return table
+
+    def _timestamps(self, values: pd.Series, path: Path) -> pd.Series:
+        try:
+            return pd.to_datetime(values).astype("datetime64[s]")
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"source files: {path}, column {values.name!r}: {error}. Allowed are ISO 8601 "
+                "times without a zone, like 2013-04-01T09:30:00. Mend the file and run: "
+                f"perennial ingest {self._contract.task}"
+            ) from error
