@@ -39,12 +39,19 @@ class Column(Settings):
     """Where a batch's mean must lie: catches a changed unit whose values stay in range."""
     hours: tuple[int, int] | None = None
     """timestamp only: first and last hour of the day seen; catches a changed time zone."""
+    outside: float = Field(default=0.0, ge=0, lt=1)
+    """Share of rows that may lie outside `min`, `max` or `hours`; above it the rule is broken."""
+    at_most: str | None = None
+    """A number column that this one never exceeds in its row; catches two columns swapped."""
     values: tuple[str, ...] | None = None
     """category only: every value allowed; absent means any."""
     new_values: float = Field(default=0.0, ge=0, le=1)
     """Share of rows that may hold a value outside `values`; above it the batch is stopped."""
     distinct: int = Field(default=1, ge=1)
     """Fewest different values a batch may have: 2 catches a constant column."""
+    may_tell_label: bool = False
+    """Reviewed: one value of this column, or its absence, may decide the label, and is known
+    before it. Without this, such a column stops the batch as a leak."""
     severity: Severity = "critical"
     """What a broken rule on the *values* of this column means; a missing column is always critical."""
 
@@ -53,12 +60,15 @@ class Column(Settings):
         numeric = self.type in ("integer", "number")
         for rule, allowed in {
             "min": numeric, "max": numeric, "mean": numeric,
+            "at_most": numeric,
             "hours": self.type == "timestamp", "values": self.type == "category",
         }.items():  # fmt: skip
             if getattr(self, rule) is not None and not allowed:
                 raise ValueError(f"{rule} does not apply to a column of type {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.outside and self.min is None and self.max is None and self.hours is None:
+            raise ValueError("outside needs min, max or hours to be outside of")
         return self
 
 
@@ -93,6 +103,10 @@ class Contract(Settings):
                         f"{role} names the column {name!r}, which columns does not describe; "
                         f"described are: {', '.join(self.columns)}"
                     )
+        for name, column in self.columns.items():
+            other = self.columns.get(column.at_most) if column.at_most else None
+            if column.at_most and (other is None or other.type not in ("integer", "number")):
+                raise ValueError(f"at_most of {name} names {column.at_most!r}, which is no number column")
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
         if self.columns[self.label].type not in ("integer", "boolean"):

@@ -6,6 +6,7 @@ sort of the scores serves all of them (Efron 1979, doi:10.1214/aos/1176344552).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,21 +50,24 @@ class _Ranked:
         return float(np.dot(positive, below + negative / 2) / pairs)
 
 
-def resamples(n: int, times: int, seed: int) -> np.ndarray:
-    """(R, N) int16 counts of each row in each resample."""
+def resamples(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
+    """R times (N,) counts of each row; one at a time, or a million rows would fill the memory."""
     random = np.random.default_rng(seed)
-    counts = np.empty((times, n), dtype=np.int16)
-    for row in counts:
-        row[:] = np.bincount(random.integers(0, n, n), minlength=n)
-    return counts
+    for _ in range(times):
+        yield np.bincount(random.integers(0, n, n), minlength=n)
 
 
 def auc_interval(
-    label: np.ndarray, probability: np.ndarray, times: int, seed: int, confidence: float = 0.95
+    label: np.ndarray,
+    probability: np.ndarray,
+    times: int,
+    seed: int,
+    confidence: float = 0.95,
+    block: np.ndarray | None = None,
 ) -> Interval:
     """Two-sided percentile interval of the AUC."""
     ranked = _Ranked(label, probability)
-    drawn = np.array([ranked.weighted(w) for w in resamples(len(label), times, seed)])
+    drawn = np.array([ranked.weighted(w) for w in resamples(len(label), times, seed, block)])
     return _interval(auc(label, probability), drawn, confidence)
 
 
@@ -74,11 +78,12 @@ def auc_difference(
     times: int,
     seed: int,
     confidence: float = 0.95,
+    block: np.ndarray | None = None,
 ) -> Interval:
     """Challenger minus champion on the same resampled rows: the paired bootstrap."""
     one, other = _Ranked(label, challenger), _Ranked(label, champion)
     drawn = np.array(
-        [one.weighted(w) - other.weighted(w) for w in resamples(len(label), times, seed)]
+        [one.weighted(w) - other.weighted(w) for w in resamples(len(label), times, seed, block)]
     )
     return _interval(auc(label, challenger) - auc(label, champion), drawn, confidence)
 

@@ -101,13 +101,20 @@ class Gate(Settings):
 
     min_rows: PositiveInt = 1000
     """Fewest rows both are compared on."""
+    min_class_rows: PositiveInt = 100
+    """Fewest rows of either label among them."""
     min_gain: float = Field(default=0.0, ge=0)
     """AUC the challenger must gain at least; the interval's lower end must be above it."""
-    confidence: Share = 0.95
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided confidence of the paired bootstrap."""
     bootstrap: PositiveInt = 1000
     baseline_gain: float = Field(default=0.02, ge=0)
     """AUC above the naive baseline that every promoted model must have."""
+    max_auc: Share = 0.98
+    """AUC above which a model is too good to be true: a label has leaked into a feature."""
+    max_jump: PositiveFloat = 0.15
+    """AUC above the challenger's own validation AUC that is too good to be true: test rows have
+    leaked into training. The weeks of one month differ by less."""
     slice_drop: PositiveFloat = 0.05
     """Largest AUC loss against the champion that a slice may show with confidence."""
     calibration: PositiveFloat = 0.1
@@ -159,7 +166,7 @@ class Task(Settings):
     """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09."""
     label_delay: NonNegativeInt = 1
     """Batches that pass before a batch's labels are known."""
-    calendar: tuple[Literal["hour", "weekday", "day_of_month", "month"], ...] = ()
+    calendar: tuple[Literal["hour", "weekday"], ...] = ()
     """Features made from the time column, inside the model's own graph."""
     min_category: PositiveInt = 50
     """Rows of train below which a category is pooled with the unseen ones."""

@@ -66,6 +66,10 @@ class Paths:
     def quarantine(self) -> Path:
         return self.data / "2_quarantine" / self.task
 
+    def quarantined(self, period: str, content: str) -> Path:
+        """Folder of one refused batch: batch.parquet, result.json, report.html."""
+        return self.quarantine / f"{period}-{content[:8]}"
+
     @property
     def data_docs(self) -> Path:
         return self.data / "2_docs" / self.task
@@ -74,7 +78,13 @@ class Paths:
     def _training(self, folder: str) -> Path:
         if self.candidate is None:
             return self.data / folder / self.task
-        return self.live / "candidates" / self.candidate / folder
+        return self._candidates / self.candidate / folder
+
+    @property
+    def _candidates(self) -> Path:
+        """Replay's policies share their trainings: the same window gives the same model."""
+        home = self.live if self.replay is None else self.live.parent
+        return home / "candidates"
 
     @property
     def prepared(self) -> Path:
@@ -83,6 +93,11 @@ class Paths:
     @property
     def model(self) -> Path:
         return self._training("4_model")
+
+    @property
+    def curves(self) -> Path:
+        """Losses and metrics by epoch, beside the model: `4_model/<task>.curves.csv`."""
+        return self.model.with_name(f"{self.model.name}.curves.csv")
 
     @property
     def report(self) -> Path:
@@ -120,7 +135,12 @@ class Paths:
     # beside the data: what this machine keeps for itself
     @property
     def mlflow(self) -> Path:
-        return self.root / ".mlflow" if self.replay is None else self.live / "mlflow"
+        return self.root / ".mlflow" if self.replay is None else self.live.parent / "mlflow"
+
+    @property
+    def registered_name(self) -> str:
+        """The registry's model name: the task, or the task and the replayed policy."""
+        return self.task if self.replay is None else f"{self.task}-{self.replay}"
 
     @property
     def lock(self) -> Path:

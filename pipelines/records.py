@@ -112,7 +112,12 @@ class Performance(Record):
     low: float
     high: float
     expected: float
-    """AUC on the champion's own test rows, when it was made."""
+    """AUC on rows that the champion was not fitted on, when it was made."""
+    learnable: float | None = None
+    """AUC that a small model reaches from the champion's answers, the inputs and these labels, on
+    days held out. Above `auc`, the labels teach what the champion does not know."""
+    learnable_low: float | None = None
+    """Lower end of the interval of learnable - auc."""
     degraded: bool
 
 
@@ -164,6 +169,11 @@ class Finding(Record):
     observed: str = ""
     allowed: str = ""
     message: str = ""
+
+    @property
+    def stops(self) -> bool:
+        """Does this keep the batch out? A check that raised always does."""
+        return not self.passed and (self.crashed or self.severity == "critical")
 
 
 class Validation(Record):

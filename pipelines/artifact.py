@@ -1,0 +1,209 @@
+"""One trained model as files: ONNX from raw columns to probability, contract, facts. No pickle.
+
+This is the only code that predicts, in train's parity check, evaluate, gate, score and service
+alike, so serving cannot skew from training.
+
+A folder holds: model.onnx, contract.json, about.json, reference.json and reference.parquet (the
+monitor's picture of the training rows), examples.parquet (raw rows with the answer expected of
+them) and manifest.json (md5 of each of these; its own md5 is the artifact's digest).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipelines.contract import Contract
+from pipelines.errors import ArtifactError
+from pipelines.records import DataHash, Record
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import pandas as pd
+
+PARITY = 1e-5
+"""Largest difference allowed between the artifact's answer and the one expected of it."""
+
+FILES = (
+    "about.json",
+    "contract.json",
+    "examples.parquet",
+    "model.onnx",
+    "reference.json",
+    "reference.parquet",
+)
+BATCH = 65_536
+"""Rows answered at once; bounds memory."""
+
+
+class About(Record):
+    """Where a model comes from and what it was seen to do.
+
+    No wall clock and no commit in it: the same inputs give the same bytes. The commit is on the
+    MLflow run and on the registered version.
+    """
+
+    task: str
+    kind: str
+    family: str
+    seed: int
+    threshold: float
+    """Probability from which the answer is called 1; chosen on validation rows."""
+    trained_until: int
+    """Newest row seen by fitting, early stopping or threshold: epoch seconds of the task's clock."""
+    window: dict[str, str]
+    """first and last period."""
+    data: tuple[DataHash, ...]
+    params: dict[str, Any]
+    """The settings of params.yaml that the training depended on, window included."""
+    contract: str
+    baseline_rate: float
+    """Share of label 1 among the training rows."""
+    baseline: dict[str, float] = {}
+    """Share of label 1 by hour of day: the naive prediction that a model must beat."""
+    rows: dict[str, int]
+    """Rows of train, validation and test."""
+    metrics: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    folder: Path
+    about: About
+    contract: Contract
+    digest: str
+    _session: onnxruntime.InferenceSession = field(repr=False, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum((self.folder / name).stat().st_size for name in FILES)
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        """(N,) float32 probability of label 1, from raw contract columns; extra columns are ignored.
+
+        Raises ArtifactError naming a column that is missing or cannot be read as its type.
+        """
+        feeds = self.feeds(table)
+        parts = [
+            self._session.run(
+                ["probability"], {name: v[at : at + BATCH] for name, v in feeds.items()}
+            )[0]
+            for at in range(0, len(table), BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+    def feeds(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Raw columns as the graph's inputs, each of shape (N,)."""
+        wanted = [i.name for i in self._session.get_inputs()]
+        return raw_inputs(table, self.contract, wanted)
+
+
+def raw_inputs(
+    table: pd.DataFrame, contract: Contract, wanted: list[str] | tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Time as int64 epoch seconds, numbers as float32 (missing = NaN), categories as str (missing = "")."""
+    feeds = {}
+    for name in wanted:
+        if name not in table.columns:
+            raise ArtifactError(
+                f"prediction needs the column {name!r}, which the rows lack; they have: "
+                f"{', '.join(map(str, table.columns))}. See what is allowed with: "
+                f"perennial contract check {contract.task}"
+            )
+        values = table[name]
+        try:
+            if name == contract.time:
+                feeds[name] = values.to_numpy().astype("datetime64[s]").astype(np.int64)
+            elif contract.columns[name].type == "category":
+                feeds[name] = values.astype(object).where(values.notna(), "").to_numpy()
+            else:
+                feeds[name] = values.to_numpy(dtype=np.float32, na_value=np.nan)
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(
+                f"column {name!r} cannot be read as {contract.columns[name].type}: {error}. "
+                f"See what is allowed with: perennial contract check {contract.task}"
+            ) from error
+    return feeds
+
+
+def write(
+    folder: Path,
+    graph: bytes,
+    contract: Contract,
+    about: About,
+    reference: Mapping[str, Path],
+    examples: pd.DataFrame,
+) -> None:
+    """Fill an empty folder. `reference` maps reference.json and reference.parquet to their files."""
+    (folder / "model.onnx").write_bytes(graph)
+    (folder / "contract.json").write_text(contract.model_dump_json(indent=1))
+    (folder / "about.json").write_text(about.model_dump_json(indent=1))
+    for name, path in reference.items():
+        shutil.copyfile(path, folder / name)
+    examples.to_parquet(folder / "examples.parquet", index=False)
+    manifest = {name: _md5(folder / name) for name in FILES}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+
+def load(folder: Path) -> Artifact:
+    """Raises ArtifactError when a file is missing, altered, unreadable or answers its examples wrongly."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise ArtifactError(
+            f"{folder} holds no model (no manifest.json). Make one with: dvc repro"
+        )
+    try:
+        expected = json.loads(manifest.read_text())
+        for name in FILES:
+            if not (folder / name).is_file() or _md5(folder / name) != expected.get(name):
+                raise ArtifactError(
+                    f"{folder / name} is not the file that the model was saved with. "
+                    "Get it again with: dvc checkout, or perennial rollback"
+                )
+        contract = Contract.model_validate_json((folder / "contract.json").read_text())
+        about = About.model_validate_json((folder / "about.json").read_text())
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{folder} cannot be read: {error}. Make it again with: dvc repro") from error
+    return Artifact(folder, about, contract, _md5(manifest), open_graph(folder / "model.onnx"))
+
+
+def open_graph(graph: Path | bytes) -> onnxruntime.InferenceSession:
+    """One thread: several workers share the cores, and a spinning pool costs more than it gives."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        raise ArtifactError(f"model.onnx does not load: {error}. Make it again with: dvc repro") from error
+
+
+def self_test(artifact: Artifact) -> float:
+    """Largest difference from the stored examples; raises ArtifactError above PARITY or on NaN."""
+    import pandas as pd
+
+    examples = pd.read_parquet(artifact.folder / "examples.parquet")
+    difference = np.abs(artifact.predict(examples) - examples["expected_probability"].to_numpy())
+    worst = float(difference.max()) if len(difference) else 0.0
+    if not worst <= PARITY:
+        raise ArtifactError(
+            f"{artifact.folder} answers its own examples {worst:.2g} away from what was expected "
+            f"(allowed: {PARITY:g}). Make it again with: dvc repro"
+        )
+    return worst
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()

@@ -1,0 +1,119 @@
+"""gate, promote, rollback, score, labels, monitor: single steps of the loop, by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.commands.options import example, json_option, one_batch, say, task_argument
+
+if TYPE_CHECKING:
+    from pipelines.artifact import Artifact
+    from pipelines.project import Project
+
+
+@click.command(epilog=example("dvc repro && perennial gate flights"))
+@task_argument
+@json_option
+def gate(task: str, as_json: bool) -> None:
+    """Register the model of `dvc repro` as challenger and judge it against the champion."""
+    from pipelines.adapters.registry import Registry
+    from pipelines.project import open_project
+    from pipelines.stages import promote as stage
+
+    p = open_project(task)
+    verdict = stage.gate(p.name, p.task, p.contract, p.at, Registry(p.at), p.task.window.last)
+    lines = [f"{'ok  ' if c.passed else 'FAIL'}  {c.name}: {c.reason}" for c in verdict.checks]
+    lines.append(f"{verdict.decision} version {verdict.challenger}: {verdict.reason}")
+    say(verdict.model_dump(mode="json"), as_json, "\n".join(lines))
+
+
+@click.command(epilog=example("perennial promote flights"))
+@task_argument
+@click.option("--version", "version", help="A registered version; else the challenger.")
+@click.option("--force", is_flag=True, help="Although the verdict is not promote; recorded as such.")
+@json_option
+def promote(task: str, version: str | None, force: bool, as_json: bool) -> None:
+    """Move the champion alias to a version that the gate let through."""
+    from pipelines.adapters.registry import Registry
+    from pipelines.project import open_project
+    from pipelines.stages import promote as stage
+
+    p = open_project(task)
+    now = stage.promote(p.name, p.at, Registry(p.at), version, force=force)
+    say({"champion": now}, as_json, f"champion of {task} is now version {now}")
+
+
+@click.command(epilog=example("perennial rollback flights"))
+@task_argument
+@json_option
+def rollback(task: str, as_json: bool) -> None:
+    """Put the previous champion back."""
+    from pipelines.adapters.registry import Registry
+    from pipelines.project import open_project
+    from pipelines.stages import promote as stage
+
+    p = open_project(task)
+    now = stage.rollback(p.name, p.at, Registry(p.at))
+    say({"champion": now}, as_json, f"champion of {task} is again version {now}")
+
+
+@click.command(epilog=example("perennial score flights --batch 2013-04"))
+@task_argument
+@one_batch
+@json_option
+def score(task: str, batch: str, as_json: bool) -> None:
+    """Let the champion answer a batch; its answers are logged."""
+    from pipelines.project import open_project
+    from pipelines.stages import score as stage
+
+    p = open_project(task)
+    version, model = _champion(p)
+    rows = stage.run(p.name, p.contract, p.at, batch, model, version)
+    say({"rows": rows, "version": version}, as_json, f"{rows} answers in {p.at.predictions(batch)}")
+
+
+@click.command(epilog=example("perennial labels flights --batch 2013-04"))
+@task_argument
+@one_batch
+@json_option
+def labels(task: str, batch: str, as_json: bool) -> None:
+    """Join the labels that arrived to the answers given to a batch."""
+    from pipelines.project import open_project
+    from pipelines.stages import labels as stage
+
+    p = open_project(task)
+    rows = stage.run(p.name, p.contract, p.at, batch)
+    say({"rows": rows}, as_json, f"{rows} answers labelled in {p.at.labels(batch)}")
+
+
+@click.command(epilog=example("perennial monitor flights --batch 2013-05"))
+@task_argument
+@one_batch
+@json_option
+def monitor(task: str, batch: str, as_json: bool) -> None:
+    """Hold a batch, and the labels known by now, against what the champion was trained on."""
+    from pipelines.project import open_project
+    from pipelines.stages import monitor as stage
+
+    p = open_project(task)
+    version, model = _champion(p)
+    alarm = stage.run(p.name, p.task, p.contract, p.at, batch, model, version)
+    said = "ALARM" if alarm.raised else "no alarm"
+    text = "\n".join([f"{said} for {batch}, champion version {version}", *alarm.reasons])
+    say(alarm.model_dump(mode="json"), as_json, f"{text}\nreport: {p.at.drift_page(batch)}")
+
+
+def _champion(project: Project) -> tuple[str, Artifact]:
+    from pipelines.adapters.registry import Registry
+    from pipelines.artifact import load
+    from pipelines.errors import MissingInput
+
+    registry = Registry(project.at)
+    version = registry.alias("champion")
+    if version is None:
+        raise MissingInput(
+            f"{project.name} has no champion yet. Make one with: perennial tick {project.name}"
+        )
+    return version, load(registry.fetch(version))

@@ -1,0 +1,209 @@
+"""tick: one pass of the loop for one new batch. Composes the stages, for people and schedulers.
+
+Each step leaves a file that the next one reads, written atomically, and a step whose file is there
+is not done again: a tick that was killed is finished by the same command.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from pipelines import ledger, periods, policy
+from pipelines import store
+from pipelines.adapters.registry import Registry
+from pipelines.artifact import load
+from pipelines.errors import ParamsError
+from pipelines.lock import task_lock
+from pipelines.project import Project
+from pipelines.records import Alarm, Decision, Record, Verdict
+from pipelines.stages import evaluate, ingest, labels, monitor, prepare, promote, score, train, validate
+
+log = logging.getLogger(__name__)
+
+PolicyName = Literal["on-alarm", "always", "frozen"]
+FIRST = "first model"
+
+
+class Tick(Record):
+    """What one tick did: `6_live/<task>/ticks/<period>.json`. The same inputs give the same bytes."""
+
+    task: str
+    period: str
+    rows: int
+    labelled: int
+    """Answers to the period `label_delay` earlier that got their labels now."""
+    champion: str
+    """Version that answered this period."""
+    decision: Decision
+    alarm: tuple[str, ...]
+    """The monitor's reasons; empty when it raised none or had no champion to watch."""
+    window: dict[str, str] | None
+    """first and last period of the retraining, when there was one."""
+    verdict: str | None
+    """promote or hold, and why."""
+    why: str
+
+
+def tick(
+    project: Project,
+    period: str,
+    *,
+    follow: PolicyName = "on-alarm",
+    pages: bool = True,
+    wait: bool = False,
+) -> Tick:
+    """Land, validate, label, watch, perhaps retrain and promote, then answer the batch.
+
+    Raises Busy when another process holds the task, Quarantined when the batch fails at the door
+    (nothing is scored and the champion stays).
+    """
+    command = f"perennial tick {project.name} --batch {period}"
+    with task_lock(project.at.lock, command, wait):
+        done = project.at.tick(period)
+        if done.is_file():
+            log.info("tick %s %s: done before", project.name, period)
+            return Tick.model_validate_json(done.read_text())
+        _refuse_the_past(project, period)
+        store.sweep(project.at.live)
+        record = _pass(project, period, follow, pages)
+        store.write_text(done, record.model_dump_json(indent=1))
+        return record
+
+
+def _refuse_the_past(project: Project, period: str) -> None:
+    done = ticks(project)
+    if done and period < done[-1].period:
+        raise ParamsError(
+            f"tick {project.name}: {period} is before {done[-1].period}, which was ticked already; "
+            "ticks go forward, so that no model is judged on a past it has seen. "
+            f"Go on with: perennial tick {project.name}"
+        )
+
+
+def ticks(project: Project) -> list[Tick]:
+    """Every tick done, oldest first."""
+    folder = project.at.tick("x").parent
+    return [Tick.model_validate_json(p.read_text()) for p in sorted(folder.glob("*.json"))]
+
+
+def next_period(project: Project) -> str:
+    """The batch that the next tick is for: after the last tick, or after the first window."""
+    done = ticks(project)
+    return project.shift(done[-1].period if done else project.task.window.last, 1)
+
+
+def _pass(project: Project, period: str, follow: PolicyName, pages: bool) -> Tick:
+    name, task, contract, at = project.name, project.task, project.contract, project.at
+    needed = periods.between(min(task.window.first, period), period, task.period)
+    missing = [p for p in needed if p == period or not at.batch(p).is_file()]
+    ingest.run(name, task, contract, at, missing)
+    rows = validate.run(name, task, contract, at, needed)[-1].rows
+
+    known = project.shift(period, -task.label_delay)
+    labelled = labels.run(name, contract, at, known)
+    registry = Registry(at)
+    champion = registry.alias("champion")
+    alarm, decision = _watch(project, registry, period, champion, known, follow, pages)
+
+    verdict = None
+    if decision.action == "retrain":
+        verdict = _retrain(project.ending(known), registry, period, decision)
+    version = registry.alias("champion")
+    if version is None:
+        raise ParamsError(
+            f"tick {name}: no model has passed the gate yet ({verdict.reason if verdict else ''}), so "
+            f"{period} cannot be answered. Read the verdict in {at.verdict(period)}, then widen the "
+            "window or choose another model with: edit params.yaml"
+        )
+    model = load(registry.fetch(version))
+    score.run(name, contract, at, period, model, version)
+    return Tick(
+        task=name,
+        period=period,
+        rows=rows,
+        labelled=labelled,
+        champion=version,
+        decision=decision,
+        alarm=alarm.reasons if alarm else (),
+        window={"first": project.window(known)[0], "last": known} if verdict else None,
+        verdict=verdict.decision if verdict else None,
+        why=verdict.reason if verdict else "; ".join(decision.reasons),
+    )
+
+
+def _watch(
+    project: Project,
+    registry: Registry,
+    period: str,
+    champion: str | None,
+    known: str,
+    follow: PolicyName,
+    pages: bool,
+) -> tuple[Alarm | None, Decision]:
+    """The alarm, and what the policy makes of it."""
+
+    def decide(action: Literal["retrain", "rest"], reason: str) -> Decision:
+        return Decision(task=project.name, period=period, action=action, reasons=(reason,))
+
+    if champion is None:
+        return None, decide("retrain", FIRST)
+    if follow == "frozen":
+        return None, decide("rest", "policy frozen: the first model answers for ever")
+    if follow == "always":
+        return None, decide("retrain", "policy always: every batch makes a training")
+    name, task, at = project.name, project.task, project.at
+    model = load(registry.fetch(champion))
+    alarm = monitor.run(name, task, project.contract, at, period, model, champion, pages=pages)
+    history = ledger.history(at.ledger, before=period)
+    decision = policy.decide(name, period, alarm, history, task.policy, _new_labels(project, known))
+    ledger.record(at.ledger, alarm)
+    ledger.record(at.ledger, decision)
+    return alarm, decision
+
+
+def _new_labels(project: Project, known: str) -> int:
+    """Labelled rows that no training of the loop has seen yet."""
+    trained = [t.window["last"] for t in ticks(project) if t.window]
+    last = trained[-1] if trained else project.task.window.last
+    if known <= last:
+        return 0
+    fresh = periods.between(project.shift(last, 1), known, project.task.period)
+    return sum(len(store.read_table(project.at.labels(p), "perennial labels", ["id"])) for p in fresh)
+
+
+def _retrain(candidate: Project, registry: Registry, period: str, decision: Decision) -> Verdict:
+    """A training in a folder of its own, then the gate; promotion when the gate says so."""
+    train_candidate(candidate, "; ".join(decision.reasons))
+    return promote.challenge(candidate.name, candidate.task, candidate.contract, candidate.at, registry, period)
+
+
+def train_candidate(candidate: Project, reason: str) -> float:
+    """prepare, train, evaluate; returns the seconds it took, also when it was done before."""
+    name, task, contract, at = candidate.name, candidate.task, candidate.contract, candidate.at
+    spent = at.model.with_name("seconds.json")
+    if spent.is_file():
+        return float(store.read_json(spent, "perennial tick")["seconds"])
+    began = time.perf_counter()
+    window = candidate.window(task.window.last)
+    results = [validate.accepted(at, p, contract) for p in window]
+    prepare.run(name, task, contract, at, window, results)
+    train.run(name, task, contract, at, reason)
+    evaluate.run(name, task, contract, at)
+    seconds = time.perf_counter() - began
+    store.write_json(spent, {"seconds": round(seconds, 2)})
+    return seconds
+
+
+def through(
+    project: Project, last: str | None, on_tick: Callable[[Tick], None], wait: bool = False
+) -> list[Tick]:
+    """Tick every batch that has not been, up to `last` (None: the next one only)."""
+    upto = last or next_period(project)
+    done = []
+    while (period := next_period(project)) <= upto:
+        done.append(tick(project, period, wait=wait))
+        on_tick(done[-1])
+    return done

@@ -1,0 +1,129 @@
+"""What the loop did, month by month: the table that `make demo` ends in and replay draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines import metrics, store
+from pipelines.artifact import Artifact, load
+from pipelines.loop import FIRST, Tick, ticks
+from pipelines.project import Project
+from pipelines.records import Record
+from pipelines.slices import row_keys
+
+
+class Line(Record):
+    """One ticked batch, looked back on: its labels are read, so this is for judging, not deciding."""
+
+    period: str
+    rows: int
+    rate: float
+    """Share of label 1."""
+    champion: str
+    auc: float
+    """Of the answers that were given."""
+    frozen_auc: float
+    """What the first model would have scored."""
+    action: str
+    reason: str
+    verdict: str | None
+    why: str
+
+
+def lines(project: Project, first: Artifact) -> list[Line]:
+    """One line a tick, oldest first; first: the model that the loop began with."""
+    return [_line(project, tick, first) for tick in ticks(project)]
+
+
+def _line(project: Project, tick: Tick, first: Artifact) -> Line:
+    batch = store.read_table(
+        project.at.batch(tick.period), f"perennial ingest {project.name} --batch {tick.period}"
+    )
+    label = batch[project.contract.label].to_numpy()
+    given = answers_in_order(project, tick.period, row_keys(batch, project.contract))
+    return Line(
+        period=tick.period,
+        rows=len(batch),
+        rate=float(label.mean()),
+        champion=tick.champion,
+        auc=metrics.auc(label, given),
+        frozen_auc=metrics.auc(label, first.predict(batch)),
+        action=tick.decision.action,
+        reason="; ".join(tick.decision.reasons),
+        verdict=tick.verdict,
+        why=tick.why,
+    )
+
+
+def answers_in_order(project: Project, period: str, keys: np.ndarray) -> np.ndarray:
+    """(N,) probabilities given to the rows named by `keys`; the log may hold them in any order."""
+    answers = store.read_table(
+        project.at.predictions(period),
+        f"perennial score {project.name} --batch {period}",
+        ["id", "probability"],
+    )
+    by_row = dict(zip(answers["id"].str.rsplit("-", n=1).str[-1], answers["probability"], strict=True))
+    return np.array([by_row[f"{key:016x}"] for key in keys.tolist()])
+
+
+def first_model(project: Project) -> Artifact:
+    """The model that answered the loop's first tick."""
+    from pipelines.adapters.registry import Registry
+
+    return load(Registry(project.at).fetch(ticks(project)[0].champion))
+
+
+def as_table(found: list[Line]) -> str:
+    """Fixed width, for a terminal."""
+    head = f"{'batch':<12}{'rows':>7}{'rate':>7}  {'champion':<9}{'AUC':>6}{'frozen':>8}  decision and verdict"
+    out = [head, "-" * len(head)]
+    for line in found:
+        said = f"{line.action}: {line.reason}"
+        if line.verdict:
+            said += f" -> {line.verdict}: {line.why}"
+        out.append(
+            f"{line.period:<12}{line.rows:>7}{line.rate:>7.3f}  v{line.champion:<8}"
+            f"{line.auc:>6.3f}{line.frozen_auc:>8.3f}  {said}"
+        )
+    mean, frozen = (float(np.mean([getattr(x, f) for x in found])) for f in ("auc", "frozen_auc"))
+    trainings = sum(x.action == "retrain" and x.reason != FIRST for x in found)
+    out.append(f"{'mean':<35}{mean:>6.3f}{frozen:>8.3f}  {trainings} retrainings after the first model")
+    return "\n".join(out)
+
+
+def picture(path: Path, title: str, series: dict[str, list[float]], found: list[Line], retrained: dict[str, list[str]]) -> None:
+    """Quality by batch, a line a policy, a mark where a policy promoted a new champion."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    periods = [line.period for line in found]
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(9, 6), sharex=True, layout="constrained", height_ratios=[3, 1]
+    )
+    for name, values in series.items():
+        (drawn,) = top.plot(periods, values, marker="o", ms=4, label=name)
+        marked = [p for p in retrained.get(name, []) if p in periods]
+        top.plot(
+            marked, [values[periods.index(p)] for p in marked],
+            "^", ms=11, mfc="none", color=drawn.get_color(),
+        )  # fmt: skip
+    top.set(title=title, ylabel="AUC of the answers given")
+    top.legend(title="△ retrained")
+    bottom.bar(periods, [line.rate for line in found], color="lightgrey")
+    bottom.set(ylabel="share of label 1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": ""})
+    plt.close(figure)
+
+
+def summary(found: list[Line]) -> dict[str, Any]:
+    return {
+        "lines": [line.model_dump(mode="json") for line in found],
+        "mean_auc": float(np.mean([line.auc for line in found])),
+        "mean_frozen_auc": float(np.mean([line.frozen_auc for line in found])),
+    }

@@ -1,0 +1,63 @@
+"""The champion answers a batch, and its answers are logged with id, version, time and inputs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines import store
+from pipelines.artifact import Artifact
+from pipelines.contract import Contract
+from pipelines.paths import Paths
+from pipelines.slices import row_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+def run(name: str, contract: Contract, at: Paths, period: str, model: Artifact, version: str) -> int:
+    """Rows answered. A batch already answered is left as it is: an answer given cannot be taken back."""
+    if at.predictions(period).is_file():
+        return len(store.read_table(at.predictions(period), "", columns=["id"]))
+    wanted = list(dict.fromkeys((*contract.key, *contract.inputs)))
+    rows = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
+
+    answers = answer(rows, contract, model, version)
+
+    store.write_table(at.predictions(period), answers)
+    log.info("score %s %s: %d rows by version %s", name, period, len(answers), version)
+    return len(answers)
+
+
+def answer(rows: pd.DataFrame, contract: Contract, model: Artifact, version: str) -> pd.DataFrame:
+    """id, version, probability, threshold, prediction, at, then the rows as they were asked.
+
+    The id is made of task, version and row key, so repeating a killed run gives the same ids.
+    """
+    import pandas as pd
+
+    probability = model.predict(rows)
+    known = pd.DataFrame(
+        {
+            "id": prediction_ids(rows, contract, version),
+            "version": version,
+            "probability": probability,
+            "threshold": model.about.threshold,
+            "prediction": (probability >= model.about.threshold).astype(np.int8),
+            "at": dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0),
+        }
+    )
+    private = [c for c in rows.columns if contract.columns[c].personal]
+    asked = rows.assign(**{c: pd.util.hash_array(rows[c].astype(str).to_numpy()) for c in private})
+    return pd.concat([known, asked.reset_index(drop=True)], axis=1)
+
+
+def prediction_ids(rows: pd.DataFrame, contract: Contract, version: str) -> list[str]:
+    """`<task>-<version>-<16 hex digits of the row's key>`."""
+    prefix = f"{contract.task}-{version}-"
+    return [f"{prefix}{key:016x}" for key in row_keys(rows, contract).tolist()]

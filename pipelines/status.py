@@ -1,0 +1,70 @@
+"""Every task on one screen, from files and the registry; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines import params, paths, store
+from pipelines.adapters.registry import Registry
+from pipelines.lock import holder
+from pipelines.loop import next_period, ticks
+from pipelines.project import Project, open_project
+
+
+def status() -> list[dict[str, Any]]:
+    known = params.load(paths.project_root() / paths.PARAMS).tasks
+    return [_task(open_project(name)) for name in known]
+
+
+def _task(project: Project) -> dict[str, Any]:
+    at = project.at
+    landed = sorted(path.stem for path in at.raw.glob("*.parquet"))
+    done = ticks(project)
+    last = done[-1] if done else None
+    registry = Registry(at)
+    return {
+        "task": project.name,
+        "batches": {"count": len(landed), "first": landed[:1], "last": landed[-1:]},
+        "accepted": len(list(at.valid.glob("*.json"))),
+        "quarantined": sorted(path.name for path in at.quarantine.glob("*")),
+        "aliases": registry.aliases(),
+        "last_tick": last.model_dump(mode="json") if last else None,
+        "prediction": some_prediction(project, last.period) if last else None,
+        "held_by": holder(at.lock),
+        "next": f"perennial tick {project.name} --batch {next_period(project)}",
+    }
+
+
+def some_prediction(project: Project, period: str) -> str:
+    """The id of one answer to the period."""
+    answers = store.read_table(
+        project.at.predictions(period), f"perennial score {project.name} --batch {period}", ["id"]
+    )
+    return str(answers["id"].iloc[0])
+
+
+def as_text(found: list[dict[str, Any]]) -> str:
+    blocks = []
+    for task in found:
+        batches, tick = task["batches"], task["last_tick"]
+        span = f", {batches['first'][0]} to {batches['last'][0]}" if batches["count"] else ""
+        lines = [
+            f"task         {task['task']}",
+            f"batches      {batches['count']} landed{span}; {task['accepted']} accepted; "
+            f"quarantined: {', '.join(task['quarantined']) or 'none'}",
+            "registry     "
+            + (", ".join(f"{a} = version {v}" for a, v in sorted(task["aliases"].items())) or "empty"),
+        ]
+        if tick:
+            decision = tick["decision"]
+            lines += [
+                f"last tick    {tick['period']}: {tick['rows']} rows answered by version {tick['champion']}",
+                f"alarm        {'; '.join(tick['alarm']) or 'none'}",
+                f"policy       {decision['action']}: {'; '.join(decision['reasons'])}",
+                f"verdict      {tick['verdict'] or 'no training'}{': ' + tick['why'] if tick['verdict'] else ''}",
+                f"one answer   perennial trace {task['prediction']}",
+            ]
+        if task["held_by"]:
+            lines.append(f"held by      {task['held_by']}")
+        blocks.append("\n".join([*lines, f"next         {task['next']}"]))
+    return "\n\n".join(blocks)

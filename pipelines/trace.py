@@ -1,0 +1,105 @@
+"""From one answer back to the data that made the model, and how to make it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines import store
+from pipelines.adapters.registry import Registry
+from pipelines.artifact import load
+from pipelines.errors import UnknownId
+from pipelines.project import Project
+
+
+def task_of(prediction: str) -> str:
+    """Ids are `<task>-<version>-<row>`. Raises UnknownId when this is not one."""
+    parts = prediction.rsplit("-", 2)
+    if len(parts) != 3 or not parts[1].isdigit() or len(parts[2]) != 16:
+        raise UnknownId(
+            f"{prediction!r} is not a prediction id; ids look like flights-3-00f1e2d3c4b5a697. "
+            "Find some with: perennial status"
+        )
+    return parts[0]
+
+
+def trace(project: Project, prediction: str) -> dict[str, Any]:
+    """Raises UnknownId when no logged batch holds the id."""
+    answer, period = _find(project, prediction)
+    version = str(answer["version"])
+    registry = Registry(project.at)
+    model = load(registry.fetch(version))
+    tags = registry.tags(version)
+    about = model.about
+    commit = tags.get("git.commit", "")
+    return {
+        "prediction": {k: answer[k] for k in ("id", "probability", "prediction", "at")},
+        "batch": period,
+        "inputs": {name: answer[name] for name in project.contract.inputs if name in answer},
+        "model": {"name": project.at.registered_name, "version": version, "digest": model.digest},
+        "run": registry.run_of(version),
+        "code": {"commit": commit, "dirty": tags.get("git.dirty", "")},
+        "params": about.params,
+        "data": [d.model_dump(mode="json") for d in about.data],
+        "validation": {
+            d.period: _validation(project, d.period) for d in about.data
+        },
+        "verdict": tags.get("verdict", "none: promoted by hand"),
+        "verdict_reason": tags.get("verdict_reason", ""),
+        "rebuild": _rebuild(project, commit, about.window["last"]),
+    }
+
+
+def _find(project: Project, prediction: str) -> tuple[dict[str, Any], str]:
+    import pyarrow.parquet as parquet
+
+    for path in sorted(project.at.predictions("x").parent.glob("*.parquet"), reverse=True):
+        rows = parquet.read_table(path, filters=[("id", "==", prediction)]).to_pylist()
+        if rows:
+            return rows[0], path.stem
+    raise UnknownId(
+        f"trace: no logged prediction of {project.name} has the id {prediction!r}. "
+        "Find some with: perennial status"
+    )
+
+
+def _validation(project: Project, period: str) -> str:
+    path = project.at.validation(period)
+    if not path.is_file():
+        return f"{path} is gone; make it again with: perennial validate {project.name} --batch {period}"
+    found = store.read_json(path, f"perennial validate {project.name} --batch {period}")
+    passed = sum(f["passed"] for f in found["findings"])
+    return f"{'accepted' if found['accepted'] else 'quarantined'}, {passed} of {len(found['findings'])} rules held"
+
+
+def _rebuild(project: Project, commit: str, last: str) -> list[str]:
+    """Commands that make the same model again from the same bytes."""
+    checkout = [f"git checkout {commit}"] if commit else []
+    return [
+        *checkout,
+        "make setup",
+        f"dvc exp run -S tasks.{project.name}.window.last={last} evaluate@{project.name}",
+    ]
+
+
+def as_text(found: dict[str, Any]) -> str:
+    prediction, model, code = found["prediction"], found["model"], found["code"]
+    window = found["params"]["window"]
+    dirty = "  (with uncommitted changes)" if code["dirty"] == "true" else ""
+    lines = [
+        f"prediction  {prediction['id']}",
+        f"  answered  {prediction['probability']:.4f} -> {prediction['prediction']}, batch {found['batch']}",
+        f"model       {model['name']} version {model['version']}, digest {model['digest']}",
+        f"  verdict   {found['verdict']}: {found['verdict_reason']}",
+        f"  run       {found['run']}",
+        f"  commit    {code['commit'] or 'none'}{dirty}",
+        f"  params    window {window['first']}..{window['last']}, {found['params']['train']['family']}, "
+        f"seed {found['params']['train']['seed']}",
+        "data        (md5 as DVC writes it)",
+        *(
+            f"  {d['period']}  {d['md5']}  {d['rows']} rows, {found['validation'][d['period']]}"
+            for d in found["data"]
+        ),
+        "make it again with:",
+        *(f"  {line}" for line in found["rebuild"]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""What tests share: a project folder of their own, and small tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository's settings and contracts in an empty folder, which is the working folder."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "contracts", tmp_path / "contracts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PERENNIAL_ROOT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def perennial(project_folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The real command, in the project folder."""
+
+    def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines", *words]
+        return subprocess.run(
+            command, cwd=project_folder, capture_output=True, text=True, timeout=300,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def shop(days: int = 120, rows_a_day: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Orders of a made-up shop: will one be returned? A signal that a model can learn."""
+    random = np.random.default_rng(seed)
+    n = days * rows_a_day
+    ordered = pd.Timestamp("2024-01-01") + pd.to_timedelta(
+        np.sort(random.integers(0, days * 86_400, n)), unit="s"
+    )
+    price = random.lognormal(3, 0.6, n).round(2)
+    country = random.choice(["DE", "FR", "NL"], n, p=[0.5, 0.3, 0.2])
+    score = 1.2 * np.log(price / 20) + np.where(country == "FR", 1.0, -0.5)
+    weight = np.where(random.random(n) < 0.05, np.nan, random.normal(2, 0.5, n).round(3))
+    return pd.DataFrame(
+        {
+            "ordered_at": ordered.astype("datetime64[s]"),
+            "order": np.arange(n),
+            "country": country,
+            "price": price,
+            "weight": weight,
+            "returned": (random.random(n) < 1 / (1 + np.exp(-2 * score))).astype("int64"),
+        }
+    )
