@@ -19,7 +19,6 @@ help: ## say what each word does
 	@$(BIN)/python -c 'import uv' 2>/dev/null || $(BIN)/python -m pip install --quiet uv
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install --quiet $(FIND_LINKS) -r requirements.lock
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install --quiet --no-deps --editable .
-	@test -d .dvc || $(BIN)/dvc init --quiet
 	@touch $@
 
 setup: .venv/ready ## install everything into .venv (quick when it is there)

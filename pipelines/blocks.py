@@ -38,7 +38,7 @@ def of(reference: np.ndarray, current: np.ndarray, seed: int) -> tuple[np.ndarra
 
 @dataclass(frozen=True)
 class Counts:
-    """One column, block by block: hits (B, F) rows where a feature holds; there (B,) rows with a value."""
+    """One column by block: hits (B, F) rows where a feature holds, there (B,) rows with a value."""
 
     hits: np.ndarray
     there: np.ndarray
@@ -75,13 +75,15 @@ def _loudest(taken: np.ndarray, column: Counts) -> np.ndarray:
     both = (there > 0) & (rest > 0)
     difference = np.where(both, hits / np.maximum(there, 1) - others / np.maximum(rest, 1), 0.0)
     spread = difference[1:].std(axis=0)
-    return np.abs(np.divide(difference, spread, where=spread > 0, out=np.zeros_like(difference))).max(axis=1)
+    loud = np.abs(difference) / np.where(spread > 0, spread, np.inf)
+    return np.asarray(loud.max(axis=1))
 
 
 def count_numbers(found: np.ndarray, block: np.ndarray, blocks: int, cuts: int) -> Counts:
     """found (N,) float, NaN = missing; features are `value <= cut` at equally frequent cuts."""
     there = ~np.isnan(found)
-    edges = np.unique(np.quantile(found[there], np.arange(1, cuts + 1) / (cuts + 1))) if there.any() else []
+    places = np.arange(1, cuts + 1) / (cuts + 1)
+    edges = np.unique(np.quantile(found[there], places)) if there.any() else np.empty(0)
     bins = np.searchsorted(edges, found[there], side="left")
     sums = np.bincount(block[there] * (len(edges) + 1) + bins, minlength=blocks * (len(edges) + 1))
     hits = sums.reshape(blocks, -1).cumsum(axis=1)[:, :-1]
@@ -93,7 +95,9 @@ def count_codes(codes: np.ndarray, block: np.ndarray, blocks: int) -> Counts:
     there = codes >= 0
     levels = int(codes.max(initial=-1)) + 1
     sums = np.bincount(block[there] * levels + codes[there], minlength=blocks * levels)
-    return Counts(_at_least_one(sums.reshape(blocks, levels)), np.bincount(block[there], minlength=blocks))
+    return Counts(
+        _at_least_one(sums.reshape(blocks, levels)), np.bincount(block[there], minlength=blocks)
+    )
 
 
 def _at_least_one(hits: np.ndarray) -> np.ndarray:
@@ -109,7 +113,9 @@ def folds(block: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
     fold_of: dict[int, int] = {}
     for value in np.unique(group):
         fresh = [b for b in np.unique(block[group == value]).tolist() if b not in fold_of]
-        fold_of |= dict(zip(random.permutation(fresh).tolist(), np.arange(len(fresh)) % FOLDS, strict=True))
+        fold_of |= dict(
+            zip(random.permutation(fresh).tolist(), np.arange(len(fresh)) % FOLDS, strict=True)
+        )
     return np.array([fold_of[b] for b in block.tolist()], dtype=np.int64)
 
 
@@ -129,7 +135,11 @@ def held_out(features: np.ndarray, label: np.ndarray, fold: np.ndarray, seed: in
             if len(np.unique(label[seen])) < 2:
                 continue
             model = HistGradientBoostingClassifier(
-                max_iter=30, max_leaf_nodes=8, min_samples_leaf=50, early_stopping=False, random_state=seed
+                max_iter=30,
+                max_leaf_nodes=8,
+                min_samples_leaf=50,
+                early_stopping=False,
+                random_state=seed,
             )
             model.fit(features[seen], label[seen])
             answers[~seen] = model.predict_proba(features[~seen])[:, 1]

@@ -84,7 +84,8 @@ def held(task: str, challenger: str, champion: str | None, name: str, reason: st
 def rows_digest(key: np.ndarray, time: np.ndarray, label: np.ndarray) -> str:
     """md5 of keys, times and labels in their order: which rows a verdict speaks of."""
     digest = hashlib.md5()
-    for values, kind in ((key, np.uint64), (time, np.int64), (label, np.int8)):
+    # Labels as floats: one that is missing is a number too, and told by a check of its own.
+    for values, kind in ((key, np.uint64), (time, np.int64), (label, np.float64)):
         digest.update(np.ascontiguousarray(values, dtype=kind).tobytes())
     return digest.hexdigest()
 

@@ -17,13 +17,18 @@ import pandas as pd
 from pipelines.contract import Contract
 from pipelines.metrics import auc
 from pipelines.records import Finding
+from pipelines.stored import fits
 
 TELLING = 0.98
 """AUC of one column alone, or late rate of one of its values, that no honest feature has."""
+TELLING_GAP = 0.9
+"""The same for the rows without a value: a few honest gaps must not hide the others. The highest
+rate of a month of flights is 0.55."""
 ROWS = 200
 """Fewest rows that are judged: a rate of .98 to 1 in 200 rows is no accident of a rate below .9."""
 FAR = 0.1
-"""A value's rate is judged only where the batch's own rate is this far from 0 or from 1."""
+"""A low rate is judged only where the batch's own is this far from 0; a high one, twice as far from
+1: where nearly every row is 1, a value where all are says little."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,20 @@ class _Levels:
         return cls(codes, names, rows, rate)
 
 
-def findings(table: pd.DataFrame, contract: Contract, columns: set[str]) -> list[Finding]:
-    """One finding a feature among `columns` (those present, with the type they should have).
+def findings(table: pd.DataFrame, contract: Contract) -> list[Finding]:
+    """One finding for each feature that is there with the type it should have.
 
-    The label must be there, 0 or 1 (or boolean), without gaps; fewer than ROWS rows are not judged.
+    None without a label of zeros and ones to tell, or with fewer than ROWS rows.
     """
-    label = table[contract.label].to_numpy().astype(np.int8)
-    features = [n for n in (*contract.numbers, *contract.categories) if n in columns]
-    if len(table) < ROWS or label.min() == label.max():
+    known = table.get(contract.label)
+    if known is None or len(table) < ROWS or not known.isin([0, 1]).all() or known.nunique() < 2:
         return []
+    label = known.to_numpy(dtype=np.int8)
+    features = [
+        name
+        for name in (*contract.numbers, *contract.categories)
+        if name in table and fits(table[name], contract.columns[name])
+    ]
     return [
         _finding(name, contract, _tells(table[name], label, contract.columns[name].personal))
         for name in features
@@ -67,8 +77,8 @@ def _tells(values: pd.Series, label: np.ndarray, personal: bool) -> str:
     levels = _Levels.of(values, label)
     base = label.mean()
     pure = np.zeros(len(levels.rows), dtype=bool)
-    if base <= 1 - FAR:
-        pure |= levels.rate >= TELLING
+    if base <= 1 - 2 * FAR:
+        pure |= levels.rate >= np.where(levels.names.isna(), TELLING_GAP, TELLING)
     if base >= FAR:
         pure |= levels.rate <= 1 - TELLING
     pure &= levels.rows >= ROWS

@@ -72,11 +72,13 @@ def newest(path: Path, kind: str, **subject: Any) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-def history(path: Path, before: str) -> list[dict[str, Any]]:
-    """Alarms and decisions of the periods before `before`, oldest first, the newest line of each."""
-    found = {
-        (e["period"], e["kind"]): e
-        for e in read(path)
-        if e["kind"] in ("alarm", "decision") and e["period"] < before
-    }
+def history(path: Path, before: str) -> list[Alarm | Decision]:
+    """What was said of the periods before `before`, oldest first; the newest line of each."""
+    found: dict[tuple[str, str], Alarm | Decision] = {}
+    for entry in read(path):
+        said = {k: v for k, v in entry.items() if k not in ("kind", "at")}
+        if entry["kind"] == "alarm" and entry["period"] < before:
+            found[entry["period"], "alarm"] = Alarm.model_validate(said)
+        elif entry["kind"] == "decision" and entry["period"] < before:
+            found[entry["period"], "decision"] = Decision.model_validate(said)
     return [found[subject] for subject in sorted(found)]

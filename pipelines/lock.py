@@ -43,11 +43,23 @@ def task_lock(path: Path, command: str, wait: bool) -> Iterator[None]:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds the lock now, in words; None when nobody does."""
+    """Who holds the lock, in words; None when nobody does. Only looks, and never takes the lock."""
     if not path.is_file():
         return None
-    with path.open("a+", encoding="utf-8") as file:
-        return None if _taken(file) else _read(file) or "another process"
+    with path.open(encoding="utf-8") as file:
+        said = _read(file)
+    return said if said and alive(int(said.split()[1])) else None
+
+
+def alive(pid: int) -> bool:
+    """Does a process with this id run on this machine?"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is another user's
+        return True
+    return True
 
 
 def _taken(file: TextIO) -> bool:

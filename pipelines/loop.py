@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from pipelines import ledger, periods, policy
+from pipelines import ledger, periods, policy, store
 from pipelines import store
 from pipelines.adapters.registry import Registry
 from pipelines.artifact import load
@@ -157,11 +157,23 @@ def _watch(
     name, task, at = project.name, project.task, project.at
     model = load(registry.fetch(champion))
     alarm = monitor.run(name, task, project.contract, at, period, model, champion, pages=pages)
-    history = ledger.history(at.ledger, before=period)
-    decision = policy.decide(name, period, alarm, history, task.policy, _new_labels(project, known))
+    decision = policy.decide(
+        name, period, alarm, _history(project), task.policy, _new_labels(project, known)
+    )
     ledger.record(at.ledger, alarm)
     ledger.record(at.ledger, decision)
     return alarm, decision
+
+
+def _history(project: Project) -> list[Alarm | Decision]:
+    """Alarms and decisions of the ticks done; the first model answered no alarm and is no part."""
+    found: list[Alarm | Decision] = []
+    for done in ticks(project):
+        if done.decision.reasons != (FIRST,):
+            found.append(done.decision)
+        if (path := project.at.alarm(done.period)).is_file():
+            found.append(Alarm.model_validate_json(path.read_text()))
+    return found
 
 
 def _new_labels(project: Project, known: str) -> int:
@@ -171,7 +183,7 @@ def _new_labels(project: Project, known: str) -> int:
     if known <= last:
         return 0
     fresh = periods.between(project.shift(last, 1), known, project.task.period)
-    return sum(len(store.read_table(project.at.labels(p), "perennial labels", ["id"])) for p in fresh)
+    return sum(store.rows_in(project.at.batch(p)) for p in fresh)
 
 
 def _retrain(candidate: Project, registry: Registry, period: str, decision: Decision) -> Verdict:

@@ -58,16 +58,11 @@ def resamples(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def auc_interval(
-    label: np.ndarray,
-    probability: np.ndarray,
-    times: int,
-    seed: int,
-    confidence: float = 0.95,
-    block: np.ndarray | None = None,
+    label: np.ndarray, probability: np.ndarray, times: int, seed: int, confidence: float = 0.95
 ) -> Interval:
     """Two-sided percentile interval of the AUC."""
     ranked = _Ranked(label, probability)
-    drawn = np.array([ranked.weighted(w) for w in resamples(len(label), times, seed, block)])
+    drawn = np.array([ranked.weighted(w) for w in resamples(len(label), times, seed)])
     return _interval(auc(label, probability), drawn, confidence)
 
 
@@ -78,12 +73,11 @@ def auc_difference(
     times: int,
     seed: int,
     confidence: float = 0.95,
-    block: np.ndarray | None = None,
 ) -> Interval:
     """Challenger minus champion on the same resampled rows: the paired bootstrap."""
     one, other = _Ranked(label, challenger), _Ranked(label, champion)
     drawn = np.array(
-        [one.weighted(w) - other.weighted(w) for w in resamples(len(label), times, seed, block)]
+        [one.weighted(w) - other.weighted(w) for w in resamples(len(label), times, seed)]
     )
     return _interval(auc(label, challenger) - auc(label, champion), drawn, confidence)
 
@@ -106,7 +100,9 @@ def brier(label: np.ndarray, probability: np.ndarray) -> float:
     return float(np.mean((probability - label) ** 2))
 
 
-def calibration(label: np.ndarray, probability: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:
+def calibration(
+    label: np.ndarray, probability: np.ndarray, bins: int = 10
+) -> list[tuple[float, float, int]]:
     """(mean probability, observed rate, rows) of each equal-count bin, lowest first."""
     order = np.argsort(probability, kind="stable")
     return [
@@ -127,9 +123,12 @@ def calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = 10
 def best_threshold(label: np.ndarray, probability: np.ndarray) -> float:
     """The probability above which calling 1 gives the best F1 on these rows."""
     order = np.argsort(-probability, kind="stable")
+    called = probability[order]
     hits = np.cumsum(label[order] == 1)
     f1 = 2 * hits / (np.arange(1, len(order) + 1) + max(int(hits[-1]), 1))
-    return float(probability[order[int(np.argmax(f1))]])
+    # Rows of one probability are called together, so only the last of them is a place to cut.
+    f1[:-1][called[1:] == called[:-1]] = -1
+    return float(called[int(np.argmax(f1))])
 
 
 def confusion(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, int]:

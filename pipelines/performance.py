@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import blocks, metrics, profile
+from pipelines import blocks, profile
 from pipelines.contract import Contract
 from pipelines.params import Monitor
 from pipelines.records import Performance
@@ -28,7 +28,9 @@ FEWEST_ROWS = 500
 FEWEST_OF_EACH = 25
 MOST_ROWS = 50_000
 """Labelled rows that are read at most; bounds the time."""
-RESAMPLES = 200
+RESAMPLES = 999
+CONFIDENCE = 0.95
+"""Two-sided, of whole blocks drawn with replacement."""
 
 
 def judge(
@@ -39,7 +41,7 @@ def judge(
     settings: Monitor,
     seed: int,
 ) -> Performance | None:
-    """labelled: one champion's answers as `probability` (0..1) and `label` (0 or 1), with its inputs.
+    """labelled: one champion's answers, `probability` 0..1 and `label` 0 or 1, with its inputs.
 
     None when there are too few rows of either label to say anything.
     """
@@ -51,20 +53,60 @@ def judge(
     at = profile.seconds(rows, contract.time)
     block, _ = blocks.of(at, at, seed)
 
-    auc = metrics.auc_interval(label, probability, RESAMPLES, seed, block=block)
     better = _learned(rows, label, probability, contract, block, seed)
-    gain = metrics.auc_difference(label, better, probability, RESAMPLES, seed, block=block)
+    auc, learnable = _aucs(label, (probability, better), block, seed)
+    low, high = _ends(auc)
+    gain_low, _ = _ends(learnable - auc)
+    gain = float(learnable[0] - auc[0])
+    fell = high < expected - settings.auc_drop
     return Performance(
         period=period,
         rows=len(rows),
-        auc=round(auc.value, 6),
-        low=round(auc.low, 6),
-        high=round(auc.high, 6),
+        auc=round(float(auc[0]), 6),
+        low=low,
+        high=high,
         expected=round(expected, 6),
-        learnable=round(auc.value + gain.value, 6),
-        learnable_low=round(gain.low, 6),
-        degraded=auc.high < expected - settings.auc_drop or gain.low > settings.auc_gain,
+        learnable=round(float(learnable[0]), 6),
+        learnable_low=gain_low,
+        degraded=fell or (gain >= settings.auc_gain and gain_low > 0),
     )
+
+
+def _aucs(
+    label: np.ndarray, scores: tuple[np.ndarray, ...], block: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """For each of the scores (N,): its AUC, then the AUC of each resample of whole blocks.
+
+    Rows of one day share what made it hard, so an interval that is to hold on other days draws
+    days. How often a positive of block i beats a negative of block j is counted once, (B, B);
+    a resample then only weighs these counts.
+    """
+    names, inside = np.unique(block, return_inverse=True)
+    random = np.random.default_rng(seed)
+    even = np.full(len(names), 1 / len(names))
+    weights = np.vstack([np.ones(len(names)), random.multinomial(len(names), even, RESAMPLES)])
+    positive = label == 1
+    totals = [
+        weights @ np.bincount(inside[of], minlength=len(names)) for of in (positive, ~positive)
+    ]
+    found = []
+    for score in scores:
+        beaten = np.empty((len(names), len(names)))
+        for j in range(len(names)):
+            rivals = np.sort(score[~positive & (inside == j)])
+            below = np.searchsorted(rivals, score[positive], "left")
+            upto = np.searchsorted(rivals, score[positive], "right")
+            beaten[:, j] = np.bincount(inside[positive], (below + upto) / 2, minlength=len(names))
+        with np.errstate(invalid="ignore"):  # a resample without one of the labels is NaN
+            found.append(((weights @ beaten) * weights).sum(axis=1) / (totals[0] * totals[1]))
+    return found
+
+
+def _ends(found: np.ndarray) -> tuple[float, float]:
+    """Ends of the percentile interval of the resamples (the first value is the figure itself)."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(found[1:], [tail, 1 - tail])
+    return round(float(low), 6), round(float(high), 6)
 
 
 def _learned(
@@ -80,4 +122,5 @@ def _learned(
     inputs = profile.encoded(rows, contract.time, contract.numbers, contract.categories)
     features = np.column_stack([np.log(clipped / (1 - clipped)), inputs])
     fold = blocks.folds(block, np.zeros(len(block), dtype=int), seed)
-    return blocks.held_out(features, label, fold, seed)
+    answers = blocks.held_out(features, label, fold, seed)
+    return np.where(np.isnan(answers), probability, answers)

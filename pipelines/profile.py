@@ -1,11 +1,6 @@
-"""What the training rows looked like, and how far a batch stands from them. Pure.
+"""What the training rows looked like: the picture that a champion takes along. Pure.
 
-Rows of one day share its weather, its strikes and its bugs, so they are not independent draws: on
-real data a test that shuffles rows calls any two months different. Here whole blocks of time are
-shuffled (`blocks.py`), and a column must also have moved further than any stretch of the training
-window, as long as the batch, stands from the rest of it. Measured rates: docs/monitoring.md.
-
-N rows.
+`shift.py` holds a batch against it. N rows.
 """
 
 from __future__ import annotations
@@ -13,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import blocks, metrics
 from pipelines.contract import Contract
-from pipelines.params import Monitor
-from pipelines.records import ColumnDrift, Record
+from pipelines.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +22,6 @@ SAMPLE = 5000
 """Training rows kept in reference.parquet."""
 GRID = (np.arange(100) + 0.5) / 100
 """Probabilities of the quantiles kept of each number."""
-CUTS = 15
-"""Places where the distribution of a number is tested."""
-LEVELS = 30
-"""Commonest values of a category that are tested one by one; the rest are one."""
-STRETCHES = 8
-"""Most stretches of the training window that tell how far it strays from itself."""
-STRETCH_ROWS = 100
-"""Sampled rows below which a stretch says too little."""
 
 
 class Number(Record):
@@ -75,16 +60,8 @@ class Profile:
     """Up to SAMPLE of the training rows, in time order: time, numbers, categories."""
 
 
-class Joint(NamedTuple):
-    auc: float
-    """Of a classifier that tells the batch from the training rows; .5 or below = alike."""
-    floor: float
-    """AUC from which it counts."""
-    drifted: bool
-
-
 def make(table: pd.DataFrame, contract: Contract, seed: int) -> Profile:
-    """table: raw contract columns of the training rows. The same rows and seed give the same bytes."""
+    """table: raw columns of the training rows. The same rows and seed give the same bytes."""
     table = table[list(contract.inputs)]
     return Profile(
         summary=summarise(table, contract.time, contract.numbers, contract.categories),
@@ -139,9 +116,10 @@ def summarise(
 def values(table: pd.DataFrame, name: str, time: str) -> np.ndarray:
     """(N,) float64; missing and infinite values are NaN."""
     if name == clock(time):
-        return (table[time].dt.hour * 60 + table[time].dt.minute).to_numpy(np.float64)
+        minutes = table[time].dt.hour * 60 + table[time].dt.minute
+        return np.asarray(minutes, dtype=np.float64)
     found = table[name].to_numpy(np.float64, na_value=np.nan)
-    return np.where(np.isfinite(found), found, np.nan)
+    return np.asarray(np.where(np.isfinite(found), found, np.nan))
 
 
 def _number(found: np.ndarray) -> Number:
@@ -153,141 +131,8 @@ def _number(found: np.ndarray) -> Number:
     return Number(mean=float(there.mean()), sd=float(there.std()), nulls=nulls, quantiles=quantiles)
 
 
-def distances(reference: Summary, current: Summary) -> dict[str, float]:
-    """How far each column has moved, and the missing values of each that ever lacks one.
-
-    Numbers: Wasserstein distance in reference standard deviations; of a constant number, the
-    share of the distribution that left the constant. Categories and missing values: total
-    variation, 0..1.
-    """
-    found = {}
-    for name, was in reference.numbers.items():
-        now = current.numbers[name]
-        if not was.quantiles or not now.quantiles:
-            found[name] = 0.0  # nothing to compare; the missing values tell
-            continue
-        apart = np.abs(np.array(was.quantiles) - np.array(now.quantiles))
-        found[name] = float((apart / was.sd if was.sd > 0 else apart > 0).mean())
-    for name, levels in reference.categories.items():
-        found[name] = _total_variation(levels.counts, current.categories[name].counts)
-    for name, column in (reference.numbers | reference.categories).items():
-        after = (current.numbers | current.categories)[name].nulls
-        if column.nulls or after:
-            found[missing(name)] = abs(after - column.nulls)
-    return found
-
-
-def missing(column: str) -> str:
-    """Name of the missing values of a column, tested as a column of their own."""
-    return f"{column} (missing)"
-
-
-def _total_variation(one: dict[str, int], other: dict[str, int]) -> float:
-    if not one or not other:
-        return 0.0
-    levels = one.keys() | other.keys()
-    n, m = sum(one.values()), sum(other.values())
-    return sum(abs(one.get(v, 0) / n - other.get(v, 0) / m) for v in levels) / 2
-
-
-def columns(
-    profile: Profile, table: pd.DataFrame, settings: Monitor, seed: int
-) -> tuple[ColumnDrift, ...]:
-    """Each column of a batch against the training rows; those without a value missing are left out
-    of the missing ones. p-values are family-wise: P(any of them <= p) <= p where nothing moved.
-    """
-    was = profile.summary
-    current = draw(table, was.time, settings.sample, seed)
-    names = was.plain, tuple(was.categories)
-    effects = distances(was, summarise(current, was.time, *names))
-    history = [
-        distances(summarise(rest, was.time, *names), summarise(stretch, was.time, *names))
-        for stretch, rest in _stretches(profile.sample, current, was.time)
-    ]
-    p_values = _p_values(profile.sample, current, was, seed)
-    found = []
-    for name, effect in effects.items():
-        floor = max([settings.effect, *(moved.get(name, 0.0) for moved in history)])
-        p_value = p_values.get(name, 1.0)
-        found.append(
-            ColumnDrift(
-                column=name,
-                effect=round(effect, 6),
-                floor=round(floor, 6),
-                p_value=p_value,
-                drifted=p_value <= settings.p_value and effect >= floor,
-            )
-        )
-    return tuple(found)
-
-
-def joint(profile: Profile, table: pd.DataFrame, settings: Monitor, seed: int) -> Joint:
-    """Can a classifier tell the batch from the training rows, on days that it has not seen?
-
-    With rows of one day on both sides of a fold it would recognise the day's weather: two random
-    halves of the days of a quarter are then told apart with AUC .84. The window's own stretches
-    are asked the same when the answer is above `joint_auc`, since that is the dear part.
-    """
-    time = profile.summary.time
-    current = draw(table, time, settings.sample, seed)
-    auc = round(_tell_apart(profile.sample, current, profile.summary, seed), 6)
-    floor = settings.joint_auc
-    if auc >= floor:
-        own = [
-            _tell_apart(rest, stretch, profile.summary, seed)
-            for stretch, rest in _stretches(profile.sample, current, time)
-        ]
-        floor = round(max([floor, *own]), 6)
-    return Joint(auc, floor, auc >= floor)
-
-
 def seconds(table: pd.DataFrame, time: str) -> np.ndarray:
     return table[time].to_numpy().astype("datetime64[s]").astype(np.int64)
-
-
-def _stretches(
-    reference: pd.DataFrame, current: pd.DataFrame, time: str
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """(stretch, rest) of the training rows: stretches as long as the batch, half over each other.
-
-    Empty when the window is shorter than one and a half batches: it has no history to tell.
-    """
-    at, batch = seconds(reference, time), seconds(current, time)
-    length = batch[-1] - batch[0] if len(batch) else 0
-    whole = at[-1] - at[0]
-    if length <= 0 or whole < 1.5 * length:
-        return []
-    starts = np.linspace(at[0], at[-1] - length, min(STRETCHES, int(2 * whole / length)))
-    inside = [(at >= start) & (at <= start + length) for start in starts]
-    return [
-        (reference[here], reference[~here])
-        for here in inside
-        if min(here.sum(), (~here).sum()) >= STRETCH_ROWS
-    ]
-
-
-def _p_values(
-    reference: pd.DataFrame, current: pd.DataFrame, was: Summary, seed: int
-) -> dict[str, float]:
-    import pandas as pd
-
-    both = pd.concat([reference, current], ignore_index=True)
-    sides = blocks.of(seconds(reference, was.time), seconds(current, was.time), seed)
-    # The same day on both sides is two blocks: one can be shuffled to either side.
-    names, block = np.unique(np.r_[sides[0] * 2, sides[1] * 2 + 1], return_inverse=True)
-    counts = {}
-    for name in was.numbers:
-        found = values(both, name, was.time)
-        counts[name] = blocks.count_numbers(found, block, len(names), CUTS)
-        counts[missing(name)] = blocks.count_codes(np.isnan(found).astype(int), block, len(names))
-    for name in was.categories:
-        common = both[name].value_counts().index[:LEVELS]
-        codes = pd.Categorical(both[name], categories=common).codes.astype(np.int64)
-        empty = both[name].isna().to_numpy()
-        codes[(codes < 0) & ~empty] = len(common)
-        counts[name] = blocks.count_codes(codes, block, len(names))
-        counts[missing(name)] = blocks.count_codes(empty.astype(int), block, len(names))
-    return blocks.p_values(counts, names % 2 == 1, seed)
 
 
 def encoded(
@@ -298,20 +143,3 @@ def encoded(
 
     columns = [values(table, name, time) for name in (clock(time), *numbers)]
     return np.column_stack(columns + [pd.factorize(table[c], sort=True)[0] for c in categories])
-
-
-def _tell_apart(reference: pd.DataFrame, current: pd.DataFrame, was: Summary, seed: int) -> float:
-    """Mean AUC over held-out blocks; .5 when no fold has both sides."""
-    import pandas as pd
-
-    both = pd.concat([reference, current], ignore_index=True)
-    features = encoded(both, was.time, was.plain, was.categories)
-    side = np.r_[np.zeros(len(reference), dtype=int), np.ones(len(current), dtype=int)]
-    block = np.concatenate(
-        blocks.of(seconds(reference, was.time), seconds(current, was.time), seed)
-    )
-    fold = blocks.folds(block, side, seed)
-    answers = blocks.held_out(features, side, fold, seed)
-    found = [metrics.auc(side[fold == f], answers[fold == f]) for f in np.unique(fold)]
-    there = [auc for auc in found if np.isfinite(auc)]
-    return float(np.mean(there)) if there else 0.5

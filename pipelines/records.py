@@ -130,7 +130,10 @@ class Alarm(Record):
     rows: int
     columns: tuple[ColumnDrift, ...]
     joint_auc: float | None = None
-    """Cross-validated AUC of a classifier that tells the batch from the reference; .5 = alike."""
+    """AUC, on blocks of time held out, of a classifier that tells the batch from the reference;
+    .5 or below = alike."""
+    joint_floor: float | None = None
+    """AUC from which the batch counts as unlike the reference."""
     joint_drifted: bool = False
     performance: Performance | None = None
     raised: bool

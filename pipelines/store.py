@@ -105,6 +105,13 @@ def read_table(path: Path, mend: str, columns: list[str] | None = None) -> pd.Da
     return pd.read_parquet(path, columns=columns)
 
 
+def rows_in(path: Path) -> int:
+    """Row count from the file's footer; nothing else is read."""
+    import pyarrow.parquet as parquet
+
+    return int(parquet.read_metadata(path).num_rows)
+
+
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Uncompressed: training reads them at disk speed."""
     import numpy as np

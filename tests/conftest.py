@@ -62,3 +62,38 @@ def shop(days: int = 120, rows_a_day: int = 60, seed: int = 0) -> pd.DataFrame:
             "returned": (random.random(n) < 1 / (1 + np.exp(-2 * score))).astype("int64"),
         }
     )
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What `git clone` of this working tree gives, committed."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    git = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(git, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    who = ["-c", "user.name=tester", "-c", "user.email=tester@example.com"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "start"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def shell(clone: Path) -> Callable[[str], str]:
+    """Runs a script in the clone, with the commands of this environment; returns what it printed."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"PYTHONPATH": str(clone)}
+    for name in ("PERENNIAL_ROOT", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+
+    def run(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=clone, env=environment, capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    return run

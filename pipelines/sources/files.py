@@ -38,37 +38,22 @@ class Files:
         return self._table
 
     def _read(self) -> pd.DataFrame:
-        named = Path(self._pattern)
-        found = named.iterdir() if named.is_dir() else map(Path, glob.glob(self._pattern))
-        paths = sorted(path for path in found if path.suffix in READERS)
-        if not paths:
-            raise SourceError(
-                f"source files: {self._pattern} holds no .csv or .parquet file. "
-                "Mend tasks.<name>.source.path with: edit params.yaml"
-            )
-        table = pd.concat([self._read_one(path) for path in paths], ignore_index=True)
+        tables = []
+        for path, table in read_files(self._pattern, self._contract.task):
+            time = self._contract.time
+            if time not in table.columns:
+                raise SourceError(
+                    f"source files: {path} has no column {time!r}, which the contract names as time; "
+                    f"its columns are: {', '.join(map(str, table.columns))}. "
+                    f"Mend it with: edit contracts/{self._contract.task}.yaml"
+                )
+            for name, column in self._contract.columns.items():
+                if column.type == "timestamp" and name in table.columns:
+                    table[name] = self._timestamps(table[name], path)
+            tables.append(table)
+        table = pd.concat(tables, ignore_index=True)
         order = [self._contract.time, *(k for k in self._contract.key if k != self._contract.time)]
         return table.sort_values(order, kind="stable", ignore_index=True)
-
-    def _read_one(self, path: Path) -> pd.DataFrame:
-        try:
-            table = READERS[path.suffix](path)
-        except (ValueError, OSError) as error:
-            raise SourceError(
-                f"source files: {path} cannot be read: {error}. Replace the file and run: "
-                f"perennial ingest {self._contract.task}"
-            ) from error
-        time = self._contract.time
-        if time not in table.columns:
-            raise SourceError(
-                f"source files: {path} has no column {time!r}, which the contract names as time; "
-                f"its columns are: {', '.join(map(str, table.columns))}. "
-                f"Mend it with: edit contracts/{self._contract.task}.yaml"
-            )
-        for name, column in self._contract.columns.items():
-            if column.type == "timestamp" and name in table.columns:
-                table[name] = self._timestamps(table[name], path)
-        return table
 
     def _timestamps(self, values: pd.Series, path: Path) -> pd.Series:
         try:
@@ -79,3 +64,28 @@ class Files:
                 "times without a zone, like 2013-04-01T09:30:00. Mend the file and run: "
                 f"perennial ingest {self._contract.task}"
             ) from error
+
+
+def read_files(pattern: str, task: str) -> list[tuple[Path, pd.DataFrame]]:
+    """Every .csv and .parquet file of a folder or glob, by name.
+
+    Raises SourceError naming the folder that holds none, or the file that cannot be read.
+    """
+    named = Path(pattern)
+    found = named.iterdir() if named.is_dir() else map(Path, glob.glob(pattern))
+    paths = sorted(path for path in found if path.suffix in READERS)
+    if not paths:
+        raise SourceError(
+            f"source files: {pattern} holds no .csv or .parquet file. "
+            "Mend tasks.<name>.source.path with: edit params.yaml"
+        )
+    tables = []
+    for path in paths:
+        try:
+            tables.append((path, READERS[path.suffix](path)))
+        except (ValueError, OSError) as error:
+            raise SourceError(
+                f"source files: {path} cannot be read: {error}. Replace the file and run: "
+                f"perennial ingest {task}"
+            ) from error
+    return tables

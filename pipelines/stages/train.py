@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from pipelines import artifact, metrics
 from pipelines import store
 from pipelines.contract import Contract
+from pipelines.errors import ArtifactError
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_encoder, load_prepared, load_rows
@@ -47,8 +49,8 @@ def run(name: str, task: Task, contract: Contract, at: Paths, reason: str = "dvc
     provenance = here(at.root)
     with tracking.training_run(at, name, task, prepared, provenance, reason) as logged:
         history: list[dict[str, float]] = []
-        report = _progress(name, task, logged.epoch, history)
-        model = _fit(task, train, validation, encoder.cardinalities, report)
+        with _progress(name, task, logged.epoch, history) as report:
+            model = _fit(name, task, train, validation, encoder.cardinalities, report)
         graph = onnx.raw_to_probability(encoder, model.to_onnx())
         expected = _answers(model, test, encoder, contract)
         feeds = artifact.raw_inputs(test, contract, contract.inputs)
@@ -73,6 +75,7 @@ def run(name: str, task: Task, contract: Contract, at: Paths, reason: str = "dvc
 
 
 def _fit(
+    name: str,
     task: Task,
     train: Rows,
     validation: Rows,
@@ -87,7 +90,12 @@ def _fit(
 
         # Threads are set on purpose: two busy processes with a pool each run many times slower.
         torch.set_num_threads(settings.threads)
-        return fit.fit(train, validation, cardinalities, settings.network, settings.seed, report)
+        try:
+            return fit.fit(
+                train, validation, cardinalities, settings.network, settings.seed, report
+            )
+        except FloatingPointError as error:
+            raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
     import threadpoolctl
 
     from pipelines.models import estimators
@@ -126,12 +134,13 @@ def _about(name: str, task: Task, prepared: Prepared, validation: Rows, model: A
     )
 
 
+@contextlib.contextmanager
 def _progress(
     name: str,
     task: Task,
     log_epoch: Callable[[int, dict[str, float]], None],
     history: list[dict[str, float]],
-) -> Callable[[int, dict[str, float]], None]:
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar on a terminal, plain lines in a log."""
     from tqdm import tqdm
 
@@ -146,10 +155,9 @@ def _progress(
         if bar.disable:
             shown = " ".join(f"{k}={v:.4g}" for k, v in values.items())
             log.info("train %s: epoch %d of %d %s", name, epoch + 1, total, shown)
-        if len(history) == total:
-            bar.close()
 
-    return report
+    with bar:
+        yield report
 
 
 def _as_csv(history: list[dict[str, float]]) -> str:

@@ -1,0 +1,80 @@
+"""The default task as one hand-written script: the same reading, checks, fitting, scoring and
+logging with the same libraries, in one process, keeping nothing that a second run could reuse.
+The other side of `make bench-overhead`; run by it in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+
+from pipelines import contract as contracts
+from pipelines import metrics, params, periods
+from pipelines.adapters import expectations, onnx
+from pipelines.artifact import open_graph, raw_inputs
+from pipelines.encoder import fit_encoder
+from pipelines.models import fit
+from pipelines.sources.flights import Flights
+from pipelines.stages.evaluate import summarise
+from pipelines.tasks import tabular
+
+
+def main(project: Path, here: Path) -> None:
+    task = params.task(project / "params.yaml", "flights")
+    contract = contracts.load(project / "contracts" / "flights.yaml")
+    names = periods.between(task.window.first, task.window.last, task.period)
+
+    source = Flights()
+    tables: list[pd.DataFrame] = []
+    for name in names:
+        table = source.read(name)
+        table.to_parquet(here / f"{name}.parquet", index=False)
+        table = pd.read_parquet(here / f"{name}.parquet")
+        history = [len(t) for t in tables]
+        found = expectations.check(table, contract, name, task.period, history, here / "docs")
+        assert not any(f.stops for f in found)
+        tables.append(table)
+
+    table = pd.concat(tables, ignore_index=True)
+    seconds = table[contract.time].to_numpy().astype("datetime64[s]").astype(np.int64)
+    parts = tabular.split(seconds, len(tables[-1]), task.window)
+    encoder = fit_encoder(table.iloc[parts.train], contract, task.calendar, task.min_category)
+    train = tabular.rows(table.iloc[parts.train], encoder, contract)
+    validation = tabular.rows(table.iloc[parts.validation], encoder, contract)
+    test = table.iloc[parts.test]
+
+    torch.set_num_threads(task.train.threads)
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    mlflow.set_tracking_uri(f"sqlite:///{here}/mlflow.db")
+    mlflow.set_experiment("flights")
+    with mlflow.start_run():
+        mlflow.log_params(task.train.network.model_dump())
+        model = fit.fit(
+            train, validation, encoder.cardinalities, task.train.network, task.train.seed,
+            lambda epoch, values: mlflow.log_metrics(values, step=epoch),
+        )  # fmt: skip
+        threshold = metrics.best_threshold(
+            validation.label, model.predict(validation.numbers, validation.codes)
+        )
+        graph = onnx.raw_to_probability(encoder, model.to_onnx())
+        (here / "model.onnx").write_bytes(graph)
+        feeds = raw_inputs(test, contract, contract.inputs)
+        session = open_graph(graph)
+        probability = session.run(["probability"], feeds)[0]
+        label = test[contract.label].to_numpy().astype(np.int8)
+        summary = summarise(label, probability, threshold, task)
+        mlflow.log_metrics(summary)
+        mlflow.log_artifact(str(here / "model.onnx"))
+        (here / "metrics.json").write_text(json.dumps(summary))
+        mlflow.log_artifact(str(here / "metrics.json"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

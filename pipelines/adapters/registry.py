@@ -1,0 +1,237 @@
+"""Versions of a task's model and the aliases that say which one answers.
+
+MLflow has no compare-and-set: the last writer of an alias wins, and nobody is told. So every move
+is made under a lock file of this machine and read back. Not covered: two machines that promote on
+one server within the same milliseconds; the later one wins and the earlier one may not hear of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import artifact, store
+from pipelines.adapters.mlflow_home import configure, experiment, reaching
+from pipelines.adapters.mlflow_model import log_model, logged_model
+from pipelines.artifact import Artifact
+from pipelines.errors import ArtifactError, RegistryError, UnknownId
+from pipelines.lock import task_lock
+from pipelines.paths import Paths
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+
+Verify = Callable[[str], None]
+"""Raises when the version it is given must not answer: it does not load, or answers wrongly."""
+
+
+class Registry:
+    """One task's versions. Every method raises RegistryError when MLflow refuses or is away."""
+
+    def __init__(self, at: Paths) -> None:
+        self.at = at
+        self.name = at.registered_name
+
+    def register(self, made: Artifact) -> str:
+        """The artifact's version, made when there is none yet, and named challenger.
+
+        The same artifact is the same version, so a run that was killed and is repeated finds its
+        own. Only a model whose upload was finished is registered; without one it is uploaded now.
+        """
+        with self._locked("register"), self._client() as client:
+            same = [v for v in self._search(client) if v.tags.get("artifact") == made.digest]
+            version = str(same[0].version) if same else self._new_version(client, made)
+            if version not in (self.alias(CHAMPION), self.alias(CHALLENGER)):
+                client.set_registered_model_alias(self.name, CHALLENGER, version)
+        return version
+
+    def _new_version(self, client: MlflowClient, made: Artifact) -> str:
+        task = self.at.task
+        model = logged_model(self.at, task, made.digest)
+        if model is None:
+            model_id = log_model(made, experiment(self.at, task), {"task": task}, None)
+            model = client.get_logged_model(model_id)
+        self._make_name(client)
+        tags = {k: v for k, v in model.tags.items() if not k.startswith("mlflow.")}
+        version = client.create_model_version(
+            self.name,
+            f"models:/{model.model_id}",
+            model.source_run_id,
+            tags=tags | {"artifact": made.digest},
+            model_id=model.model_id,
+        )
+        return str(version.version)
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> version; empty before the first registration."""
+        from mlflow.exceptions import MlflowException
+
+        with self._client() as client:
+            try:
+                found = client.get_registered_model(self.name).aliases
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return {}
+        return {alias: str(version) for alias, version in found.items()}
+
+    def alias(self, name: str) -> str | None:
+        return self.aliases().get(name)
+
+    def versions(self) -> tuple[str, ...]:
+        """Oldest first."""
+        with self._client() as client:
+            return tuple(sorted((str(v.version) for v in self._search(client)), key=int))
+
+    def tags(self, version: str) -> dict[str, str]:
+        return dict(self._version(version).tags)
+
+    def set_tags(self, version: str, tags: Mapping[str, str]) -> None:
+        """In the order given: put last what others rely on."""
+        with self._client() as client:
+            for name, value in tags.items():
+                client.set_model_version_tag(self.name, version, name, value)
+
+    def run_of(self, version: str) -> str:
+        """Id of the MLflow run that made the version; empty when it came from elsewhere."""
+        return str(self._version(version).run_id or "")
+
+    def fetch(self, version: str) -> Path:
+        """Folder of the version's artifact, downloaded once and checked to be what was registered.
+
+        Raises ArtifactError when the registry's files are missing, altered or another model's.
+        """
+        expected = self.tags(version).get("artifact")
+        target = self.at.models_cache / version
+        with self._locked("fetch"):
+            if not expected or _digest(target) != expected:
+                self._download(version, target, expected)
+        return target
+
+    def _download(self, version: str, target: Path, expected: str | None) -> None:
+        import mlflow
+
+        with store.atomic_folder(target) as folder:
+            with self._client():
+                address = f"models:/{self.name}/{version}"
+                files = Path(
+                    mlflow.artifacts.download_artifacts(address, dst_path=str(folder / "all"))
+                )
+            for name in (*artifact.FILES, "manifest.json"):
+                if (files / name).is_file():
+                    (files / name).rename(folder / name)
+            shutil.rmtree(folder / "all")
+            found = artifact.load(folder).digest
+            if expected and found != expected:
+                raise ArtifactError(
+                    f"{self.name} version {version} was registered as artifact {expected}, and the "
+                    f"registry now holds {found}. Go back with: perennial rollback {self.at.task}"
+                )
+
+    def promote(self, version: str, expect: str | None, verify: Verify) -> bool:
+        """Compare-and-set: champion becomes `version` if it is `expect`; False when it was already.
+
+        `previous` is written first, then `champion`, and only after `verify` passed: killed at any
+        moment, each alias names a version that loads.
+        """
+        with self._locked("alias"):
+            verify(version)
+            now = self.aliases()
+            if now.get(CHAMPION) == version:
+                return False
+            if now.get(CHAMPION) != expect:
+                raise RegistryError(
+                    f"{self.name} version {version} was to replace {expect or 'no champion'}, and "
+                    f"version {now.get(CHAMPION) or 'none'} was promoted meanwhile; nothing was "
+                    f"changed. Judge again with: perennial gate {self.at.task}"
+                )
+            with self._client() as client:
+                if expect is not None:
+                    client.set_registered_model_alias(self.name, PREVIOUS, expect)
+                client.set_registered_model_alias(self.name, CHAMPION, version)
+                if now.get(CHALLENGER) == version:
+                    client.delete_registered_model_alias(self.name, CHALLENGER)
+            self._read_back(version)
+            return True
+
+    def rollback(self, verify: Verify) -> tuple[str, str | None]:
+        """Champion becomes `previous`: (version now, version before; None when there already).
+
+        `previous` stays, so that the same command after a kill changes nothing more.
+        """
+        with self._locked("alias"):
+            now = self.aliases()
+            to, left = now.get(PREVIOUS), now.get(CHAMPION)
+            if to is None:
+                raise RegistryError(
+                    f"{self.name} has no previous champion to go back to; versions are: "
+                    f"{', '.join(self.versions()) or 'none'}. Choose one with: "
+                    f"perennial promote {self.at.task} --version <version> --force"
+                )
+            if to == left:
+                return to, None
+            verify(to)
+            with self._client() as client:
+                client.set_registered_model_alias(self.name, CHAMPION, to)
+            self._read_back(to)
+            return to, left
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[MlflowClient]:
+        uri = configure(self.at)
+        import mlflow
+
+        with reaching(uri):
+            yield mlflow.MlflowClient()
+
+    def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """A lock of its own, held for moments: a person may promote while a tick holds the task."""
+        lock = self.at.lock.with_name(f"{self.at.lock.stem}-{what}.lock")
+        return task_lock(lock, f"{what} of {self.name}", wait=True)
+
+    def _read_back(self, version: str) -> None:
+        now = self.alias(CHAMPION)
+        if now != version:
+            raise RegistryError(
+                f"champion of {self.name} was set to version {version} and is {now or 'none'}: "
+                "another machine promoted at the same moment. See it with: perennial status"
+            )
+
+    def _make_name(self, client: MlflowClient) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _search(self, client: MlflowClient) -> list[Any]:
+        return list(client.search_model_versions(f"name = '{self.name}'", max_results=10_000))
+
+    def _version(self, version: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        with self._client() as client:
+            try:
+                return client.get_model_version(self.name, version)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+        raise UnknownId(
+            f"{self.name} has no version {version!r}; it has: "
+            f"{', '.join(self.versions()) or 'none'}. See what there is with: perennial status"
+        )
+
+
+def _digest(folder: Path) -> str | None:
+    """Digest of the artifact in `folder`; None when it is not there or not whole."""
+    try:
+        return artifact.load(folder).digest
+    except ArtifactError:
+        return None

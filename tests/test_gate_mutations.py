@@ -1,0 +1,501 @@
+"""Run: pytest tests/test_gate_mutations.py
+
+The gate as it is wired: real artifacts, the stage, a registry in memory. Each row breaks one
+thing; each must end in hold (or refusal), with champion where it was. One good challenger passes,
+so that this test can fail the other way.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipelines import artifact as artifacts
+from pipelines import contract, gate, ledger, measures, metrics, rivals, store
+from pipelines.adapters.registry import CHAMPION
+from pipelines.artifact import Artifact
+from pipelines.contract import Contract
+from pipelines.errors import RegistryError
+from pipelines.params import Task
+from pipelines.paths import Paths
+from pipelines.records import Scores, Verdict
+from pipelines.stages import promote as stage
+from tests.fakes import (
+    BETTER,
+    PUMPS,
+    TRAINED_UNTIL,
+    WORSE,
+    MemoryRegistry,
+    pump_graph,
+    pump_model,
+    pumps,
+)
+
+TASK = Task.model_validate_json(
+    """{
+    "source": {"kind": "files", "path": "inbox"}, "period": "month",
+    "window": {"first": "2024-01", "last": "2024-03"},
+    "evaluate": {"slices": ["site", "moment"], "slice_rows": 100},
+    "gate": {"bootstrap": 50, "min_class_rows": 50}
+    }"""
+)
+PERIOD = "2024-03"
+
+
+@dataclass
+class World:
+    """A champion that answers, and a better challenger that was just trained."""
+
+    at: Paths
+    registry: Any
+    monkeypatch: pytest.MonkeyPatch
+    task: Task = TASK
+    contract: Contract = PUMPS
+
+    def challenger(self, graph: bytes = BETTER, **about: Any) -> Artifact:
+        shutil.rmtree(self.at.model, ignore_errors=True)
+        return pump_model(self.at.model, graph, **about)
+
+    def rows(self, table: Any) -> None:
+        store.write_table(self.at.prepared / "test.parquet", table)
+
+    def gate_settings(self, **changed: Any) -> None:
+        settings = self.task.gate.model_copy(update=changed)
+        self.task = self.task.model_copy(update={"gate": settings})
+
+    def answers(self, version: str, spoil: Callable[[Scores], Scores]) -> None:
+        """Spoil the table of one version's answers on its way to the gate."""
+        plain = rivals.scores
+
+        def spoiled(who: str, *rest: Any) -> Scores:
+            table = plain(who, *rest)
+            return spoil(table) if who == version else table
+
+        self.monkeypatch.setattr(rivals, "scores", spoiled)
+
+    def challenge(self) -> Verdict:
+        return stage.challenge("pumps", self.task, self.contract, self.at, self.registry, PERIOD)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, copied for each test."""
+    root = tmp_path_factory.mktemp("world")
+    at = Paths(root, "pumps")
+    pump_model(at.model, BETTER)
+    store.write_table(at.prepared / "test.parquet", pumps())
+    pump_model(root / "first" / "model", WORSE)
+    return root
+
+
+@pytest.fixture
+def world(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    root = tmp_path / "project"
+    shutil.copytree(template, root)
+    registry = MemoryRegistry(root / "registry")
+    version = registry.register(artifacts.load(root / "first" / "model"))
+    registry.promote(version, None, lambda _: None)
+    return World(Paths(root, "pumps"), registry, monkeypatch)
+
+
+def test_the_good_challenger_is_promoted(world: World):
+    verdict = world.challenge()
+    assert verdict.decision == "promote", verdict.reason
+    assert world.registry.aliases() == {"champion": "2", "previous": "1"}
+    assert world.registry.tags("2")["verdict"] == "promote"
+    assert [e["kind"] for e in ledger.read(world.at.ledger)] == ["verdict", "promotion"]
+    assert {"slices", "better", "plausible_jump"} <= {c.name for c in verdict.checks}
+
+
+# name -> (what is broken, the check that must say so)
+Mutation = tuple[Callable[[World], Any], str]
+MUTATIONS: dict[str, Mutation] = {
+    # the model
+    "worse model": (lambda w: w.challenger(pump_graph({"noise": 1.0})), "better"),
+    "as good a model, scaled": (lambda w: w.challenger(pump_graph({"heat": 1.1})), "better"),
+    "swapped sign": (
+        lambda w: w.challenger(pump_graph({"heat": -1.0, "noise": -0.8})),
+        "direction",
+    ),
+    "leaked label": (
+        lambda w: w.challenger(pump_graph({"repair_cost": 9.0}, bias=-4.5)),
+        "plausible_auc",
+    ),
+    "leaked test rows, window lies": (
+        lambda w: w.challenger(metrics={"validation_auc": 0.6}),
+        "plausible_jump",
+    ),
+    "constant output": (lambda w: w.challenger(pump_graph({})), "probabilities"),
+    "no better than the hour": (
+        lambda w: w.gate_settings(baseline_gain=0.4),
+        "baseline",
+    ),
+    "NaN scores": (
+        lambda w: w.challenger(pump_graph({"heat": 1.0}, bias=1.5, after=("Sqrt", "Tanh"))),
+        "probabilities",
+    ),
+    "infinite scores": (
+        lambda w: w.challenger(pump_graph({"heat": 40.0}, bias=-30.0, after=("Exp",))),
+        "probabilities",
+    ),
+    "scores above 1": (
+        lambda w: w.challenger(pump_graph({"heat": 1.0, "noise": 0.8}, after=("Exp",))),
+        "probabilities",
+    ),
+    "scores below 0": (
+        lambda w: w.challenger(pump_graph({"heat": 0.1, "noise": 0.08}, after=("Tanh",))),
+        "probabilities",
+    ),
+    "uncalibrated": (
+        lambda w: w.challenger(pump_graph({"heat": 1.0, "noise": 0.8}, bias=2.0)),
+        "calibration",
+    ),
+    "one slice collapsed, better overall": (lambda w: _collapse(w, "west"), "slice"),
+    "too slow": (lambda w: w.gate_settings(latency_ms=1e-6), "latency"),
+    "too large": (lambda w: w.gate_settings(size_mb=1e-6), "size"),
+    "gain below what is asked": (lambda w: w.gate_settings(min_gain=0.2), "better"),
+    # the window
+    "overlapping window": (
+        lambda w: w.challenger(trained_until=TRAINED_UNTIL + 2 * 86_400),
+        "unseen_rows",
+    ),
+    "test rows older than training": (lambda w: w.rows(pumps(start="2023-06-01")), "unseen_rows"),
+    "champion has seen the rows": (lambda w: _well_read_champion(w), "unseen_rows"),
+    "one row too early": (
+        lambda w: w.challenger(trained_until=int(pumps()["moment"].min().timestamp())),
+        "unseen_rows",
+    ),
+    # the rows
+    "too few rows": (lambda w: w.rows(pumps(900)), "enough_rows"),
+    "no rows": (lambda w: w.rows(pumps(0)), "enough_rows"),
+    "one label only": (lambda w: w.rows(pumps().assign(failed=1)), "enough_rows"),
+    "too few of one label": (
+        lambda w: w.rows(pumps().assign(failed=(np.arange(1500) < 40).astype(int))),
+        "enough_rows",
+    ),
+    "rows twice": (lambda w: w.rows(pumps().iloc[np.arange(1500) // 2]), "rows"),
+    "labels beyond 0 and 1": (lambda w: w.rows(pumps().assign(failed=2)), "arrays"),
+    "labels missing": (
+        lambda w: w.rows(pumps().assign(failed=np.where(np.arange(1500) < 9, np.nan, 1))),
+        "arrays",
+    ),
+    "label column gone": (lambda w: w.rows(pumps().drop(columns="failed")), "no_exception"),
+    "feature column gone": (lambda w: w.rows(pumps().drop(columns="heat")), "no_exception"),
+    "slice column gone": (lambda w: w.rows(pumps().drop(columns="site")), "no_exception"),
+    "rows gone": (lambda w: (w.at.prepared / "test.parquet").unlink(), "no_exception"),
+    "rows cut short": (lambda w: _truncate(w.at.prepared / "test.parquet"), "no_exception"),
+    # the tables of answers
+    "stale challenger scores": (
+        lambda w: w.answers("2", lambda s: replace(s, artifact="0" * 32)),
+        "artifact",
+    ),
+    "stale champion scores": (
+        lambda w: w.answers("1", lambda s: replace(s, artifact="0" * 32)),
+        "artifact",
+    ),
+    "champion's NaN": (
+        lambda w: w.answers("1", lambda s: replace(s, probability=s.probability * np.nan)),
+        "probabilities",
+    ),
+    "different rows": (lambda w: w.answers("1", lambda s: replace(s, key=s.key + 1)), "rows"),
+    "reordered rows": (
+        lambda w: w.answers(
+            "2", lambda s: replace(s, key=s.key[::-1], time=s.time[::-1], label=s.label[::-1])
+        ),
+        "rows",
+    ),
+    "different labels": (
+        lambda w: w.answers("2", lambda s: replace(s, label=np.roll(s.label, 1))),
+        "rows",
+    ),
+    "different times": (lambda w: w.answers("2", lambda s: replace(s, time=s.time + 60)), "rows"),
+    "answers missing": (
+        lambda w: w.answers("2", lambda s: replace(s, probability=s.probability[:-1])),
+        "arrays",
+    ),
+    "slice missing": (
+        lambda w: w.answers("2", lambda s: replace(s, slices={"site": s.slices["site"]})),
+        "slices_present",
+    ),
+    "all slices missing": (
+        lambda w: w.answers("2", lambda s: replace(s, slices={})),
+        "slices_present",
+    ),
+    "slice cut otherwise": (
+        lambda w: w.answers(
+            "2", lambda s: replace(s, slices=dict(s.slices) | {"site": s.slices["site"][::-1]})
+        ),
+        "slices_present",
+    ),
+    "answers of another version": (
+        lambda w: w.answers("1", lambda s: replace(s, version="7")),
+        "champion",
+    ),
+    # the artifacts
+    "champion artifact missing": (
+        lambda w: shutil.rmtree(w.registry.home / "1"),
+        "champion_loads",
+    ),
+    "champion artifact corrupt": (
+        lambda w: _truncate(w.registry.home / "1" / "model.onnx"),
+        "champion_loads",
+    ),
+    "champion replaced by another model": (
+        lambda w: _replace(w.registry.home / "1", w.at.model),
+        "champion_loads",
+    ),
+    "challenger corrupt": (lambda w: _truncate(w.at.model / "model.onnx"), "no_exception"),
+    "challenger's contract altered": (
+        lambda w: (w.at.model / "contract.json").write_text("{}"),
+        "no_exception",
+    ),
+    "challenger answers its examples otherwise": (
+        lambda w: _other_examples(w.at.model),
+        "no_exception",
+    ),
+    "model of another task": (lambda w: w.challenger(task="lamps"), "contract"),
+    "contract of another task": (lambda w: _foreign_contract(w), "contract"),
+    "contract reviewed since": (lambda w: _reviewed_contract(w), "contract"),
+    "rolled back by a person": (lambda w: _rolled_back(w), "not_rolled_back"),
+}
+
+
+def _collapse(world: World, site: str) -> None:
+    """A champion that knows little anywhere, and a challenger that is blind on one site."""
+    champion = pump_model(world.at.root / "weak" / "model", pump_graph({"noise": 1.0}))
+    world.registry = MemoryRegistry(world.at.root / "registry-weak")
+    version = world.registry.register(champion)
+    world.registry.promote(version, None, lambda _: None)
+    world.challenger(pump_graph({"heat": 1.0, "noise": 0.8}, sign_at={site: -0.05}))
+
+
+def _well_read_champion(world: World) -> None:
+    champion = pump_model(
+        world.at.root / "read" / "model", WORSE, trained_until=TRAINED_UNTIL + 10 * 86_400
+    )
+    version = world.registry.register(champion)
+    world.registry.promote(version, "1", lambda _: None)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _replace(folder: Path, other: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+def _other_examples(folder: Path) -> None:
+    """Whole by its manifest, so only asking the model finds it out."""
+    import json
+
+    import pandas as pd
+
+    examples = pd.read_parquet(folder / "examples.parquet")
+    examples["expected_probability"] += 0.01
+    examples.to_parquet(folder / "examples.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["examples.parquet"] = store.md5(folder / "examples.parquet")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+
+def _foreign_contract(world: World) -> None:
+    content = PUMPS.model_dump(mode="json") | {"task": "lamps"}
+    world.challenger(described=contract.parse(yaml.safe_dump(content)))
+
+
+def _reviewed_contract(world: World) -> None:
+    content = PUMPS.model_dump(mode="json")
+    content["columns"]["heat"]["max"] = 9.0
+    world.contract = contract.parse(yaml.safe_dump(content))
+
+
+def _rolled_back(world: World) -> None:
+    assert world.challenge().decision == "promote"
+    stage.rollback("pumps", world.at, world.registry)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_is_held_and_the_champion_stays(name: str, world: World):
+    mutate, check = MUTATIONS[name]
+    mutate(world)
+    champion = world.registry.alias(CHAMPION)
+    verdict = world.challenge()
+    failed = {c.name: c.reason for c in verdict.checks if not c.passed}
+    assert verdict.decision == "hold"
+    assert check in failed, failed
+    assert world.registry.alias(CHAMPION) == champion
+    newest = ledger.newest(world.at.ledger, "verdict")
+    assert newest is not None
+    assert newest["decision"] == "hold"
+    stored = Verdict.model_validate_json(world.at.verdict(PERIOD).read_text())
+    assert stored == verdict
+    with pytest.raises(RegistryError, match=r"perennial promote pumps --version \w+ --force"):
+        stage.promote("pumps", world.at, world.registry, _challenger(world))
+
+
+def _challenger(world: World) -> str:
+    """The version that was held; one that never got as far stands in as never judged."""
+    held = Verdict.model_validate_json(world.at.verdict(PERIOD).read_text()).challenger
+    if held == stage.UNREGISTERED:
+        shutil.rmtree(world.at.model)
+        return world.registry.register(world.challenger())
+    return held
+
+
+def test_there_are_enough_mutations():
+    assert len(MUTATIONS) >= 25
+
+
+# Everything that the stage calls, made to raise ------------------------------------------------
+
+COLLABORATORS: dict[str, tuple[Any, str]] = {
+    "artifact.load": (artifacts, "load"),
+    "artifact.self_test": (artifacts, "self_test"),
+    "artifact.raw_inputs": (artifacts, "raw_inputs"),
+    "Artifact.predict": (Artifact, "predict"),
+    "registry.register": (MemoryRegistry, "register"),
+    "registry.alias": (MemoryRegistry, "alias"),
+    "registry.tags": (MemoryRegistry, "tags"),
+    "registry.fetch": (MemoryRegistry, "fetch"),
+    "registry.set_tags": (MemoryRegistry, "set_tags"),
+    "store.read_table": (store, "read_table"),
+    "store.write_text": (store, "write_text"),
+    "ledger.record": (ledger, "record"),
+    "rivals.scores": (rivals, "scores"),
+    "rivals.baseline": (rivals, "baseline"),
+    "rivals.named": (rivals, "named"),
+    "rivals.slices_of": (rivals, "slices_of"),
+    "rivals.row_keys": (rivals, "row_keys"),
+    "rivals.latency_ms": (rivals, "latency_ms"),
+    "gate.judge": (stage, "judge"),
+    "gate._structure": (gate, "_structure"),
+    "measures.take": (measures, "take"),
+    "metrics.auc": (metrics, "auc"),
+    "metrics.auc_difference": (metrics, "auc_difference"),
+    "metrics.calibration_error": (metrics, "calibration_error"),
+}
+
+
+def faults() -> list[tuple[str, Exception]]:
+    """Each collaborator with an exception of its own kind, in turn."""
+    kinds = (
+        RuntimeError("it broke"),
+        MemoryError(),
+        RegistryError("away"),
+        OSError(28, "disk full"),
+    )
+    return [(name, kinds[i % len(kinds)]) for i, name in enumerate(COLLABORATORS)]
+
+
+@pytest.mark.parametrize(("name", "error"), faults())
+def test_an_exception_anywhere_is_held_named_and_logged(
+    name: str, error: Exception, world: World, caplog: pytest.LogCaptureFixture
+):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    owner, attribute = COLLABORATORS[name]
+    with world.monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(owner, attribute, broken)
+        verdict = world.challenge()
+    assert verdict.decision == "hold"
+    assert type(error).__name__ in verdict.reason
+    assert any(record.exc_info for record in caplog.records)
+    assert world.registry.alias(CHAMPION) == "1"
+    # Mended, the same command goes through: nothing half-done stands in its way.
+    assert world.challenge().decision == "promote"
+    assert world.registry.alias(CHAMPION) == "2"
+
+
+# The tracking server dies, or the process does, at any call ------------------------------------
+
+
+class Killed(BaseException):
+    """Like kill -9, nothing in the code catches it."""
+
+
+class Interrupted:
+    """A registry whose `fatal`-th call and all after it raise; late: after that one took effect."""
+
+    def __init__(
+        self, registry: MemoryRegistry, fatal: int, error: BaseException, late: bool
+    ) -> None:
+        self.inner, self.left, self.error, self.late = registry, fatal, error, late
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.inner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left < 0 or (self.left == 0 and not self.late):
+                raise self.error
+            result = method(*args, **options)
+            if self.left == 0:
+                raise self.error
+            return result
+
+        return call
+
+
+CALLS = 11
+"""Calls that one challenge makes to the registry."""
+
+
+@pytest.mark.parametrize("number", range(1, CALLS + 1))
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("error", [RegistryError("connection refused"), Killed()])
+def test_losing_the_registry_or_the_process_at_any_call_never_promotes_what_was_not_judged(
+    number: int, late: bool, error: BaseException, world: World
+):
+    sound = world.registry
+    world.registry = Interrupted(sound, number, error, late)
+    try:
+        verdict = world.challenge()
+    except (RegistryError, Killed):
+        verdict = None
+    if sound.alias(CHAMPION) == "2":
+        assert sound.tags("2")["verdict"] == "promote"
+    else:
+        assert sound.alias(CHAMPION) == "1"
+        assert verdict is None or verdict.decision == "hold"
+    for version in sound.aliases().values():
+        artifacts.self_test(artifacts.load(sound.fetch(version)))
+    # The same command again, undisturbed: the same end, and one line for the one promotion.
+    world.registry = sound
+    assert world.challenge().decision == "promote"
+    assert sound.aliases() == {"champion": "2", "previous": "1"}
+    moves = [e for e in ledger.read(world.at.ledger) if e["kind"] == "promotion"]
+    assert [(e["version"], e["from"]) for e in moves] == [("2", "1")]
+
+
+def test_the_calls_above_reach_the_last_one(world: World):
+    counted = Interrupted(world.registry, 10**6, Killed(), late=False)
+    world.registry = counted
+    assert world.challenge().decision == "promote"
+    assert 10**6 - counted.left == CALLS
+
+
+def test_an_alias_that_moves_while_judging_is_left_where_it_went(world: World):
+    third = world.registry.register(
+        pump_model(world.at.root / "third" / "model", pump_graph({"heat": 2.0}))
+    )
+    plain = rivals.scores
+
+    def meanwhile(*args: Any) -> Scores:
+        world.registry.moved[CHAMPION] = third
+        return plain(*args)
+
+    world.monkeypatch.setattr(rivals, "scores", meanwhile)
+    with pytest.raises(RegistryError, match="meanwhile"):
+        world.challenge()
+    assert world.registry.alias(CHAMPION) == third

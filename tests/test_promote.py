@@ -1,0 +1,235 @@
+"""Run: pytest tests/test_promote.py   (with the real MLflow too: pytest tests/test_promote.py -m "")"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import artifact, ledger
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from pipelines.errors import ArtifactError, MissingInput, RegistryError, UnknownId
+from pipelines.paths import Paths
+from pipelines.stages import promote as stage
+from tests.fakes import MemoryRegistry, pump_graph, pump_model
+
+
+def fine(_: str) -> None:
+    """A version that may answer."""
+
+
+def broken(version: str) -> None:
+    raise ArtifactError(f"version {version} does not load")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three artifacts, and the migrated database where the real MLflow is tested."""
+    root = tmp_path_factory.mktemp("template")
+    for strength in (1, 2, 3):
+        pump_model(root / str(strength) / "model", pump_graph({"heat": strength, "noise": 0.5}))
+    return root
+
+
+@pytest.fixture(params=["memory", pytest.param("mlflow", marks=pytest.mark.slow)])
+def registry(
+    request: pytest.FixtureRequest,
+    template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if request.param == "memory":
+        return MemoryRegistry(tmp_path / "registry")
+    made = Registry(Paths(tmp_path, "pumps"))
+    kept = template / ".perennial"
+    if kept.exists():
+        shutil.copytree(kept, tmp_path / ".perennial")
+    made.aliases()
+    if not kept.exists():
+        shutil.copytree(tmp_path / ".perennial", kept)
+    return made
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Paths:
+    return Paths(tmp_path, "pumps")
+
+
+@pytest.fixture
+def three(registry: Any, template: Path) -> Any:
+    """Versions 1, 2 and 3; 1 is champion."""
+    for number in ("1", "2", "3"):
+        assert registry.register(artifact.load(template / number / "model")) == number
+    registry.promote("1", None, fine)
+    return registry
+
+
+def test_the_fake_has_the_methods_of_the_real_registry():
+    def methods(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(method).parameters)
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert methods(MemoryRegistry) == methods(Registry)
+
+
+# What both registries keep to ------------------------------------------------------------------
+
+
+def test_an_empty_registry_is_empty(registry: Any):
+    assert registry.aliases() == {}
+    assert registry.alias(CHAMPION) is None
+    assert registry.versions() == ()
+    with pytest.raises(UnknownId):
+        registry.tags("1")
+
+
+def test_the_same_artifact_is_the_same_version(registry: Any, template: Path):
+    made = artifact.load(template / "1" / "model")
+    assert registry.register(made) == registry.register(made) == "1"
+    assert registry.versions() == ("1",)
+    assert registry.aliases() == {CHALLENGER: "1"}
+    assert registry.tags("1")["artifact"] == made.digest
+
+
+def test_what_is_fetched_is_what_was_registered(registry: Any, template: Path):
+    made = artifact.load(template / "1" / "model")
+    folder = registry.fetch(registry.register(made))
+    assert artifact.load(folder).digest == made.digest
+    assert registry.fetch("1") == folder
+    artifact.self_test(artifact.load(folder))
+
+
+def test_promotion_moves_champion_and_keeps_the_one_before(three: Any):
+    assert three.aliases() == {CHAMPION: "1", CHALLENGER: "3"}
+    assert three.promote("3", "1", fine) is True
+    assert three.aliases() == {CHAMPION: "3", PREVIOUS: "1"}
+    assert three.promote("3", "1", fine) is False
+    assert three.aliases() == {CHAMPION: "3", PREVIOUS: "1"}
+
+
+@pytest.mark.parametrize("expect", ["2", None])
+def test_promotion_is_compare_and_set(three: Any, expect: str | None):
+    with pytest.raises(RegistryError, match="meanwhile"):
+        three.promote("3", expect, fine)
+    assert three.alias(CHAMPION) == "1"
+
+
+def test_what_does_not_load_is_not_promoted(three: Any):
+    with pytest.raises(ArtifactError):
+        three.promote("3", "1", broken)
+    assert three.aliases() == {CHAMPION: "1", CHALLENGER: "3"}
+
+
+def test_rollback_goes_back_once_and_repeating_it_changes_nothing(three: Any):
+    with pytest.raises(RegistryError, match="previous"):
+        three.rollback(fine)
+    three.promote("2", "1", fine)
+    with pytest.raises(ArtifactError):
+        three.rollback(broken)
+    assert three.rollback(fine) == ("1", "2")
+    assert three.rollback(fine) == ("1", None)
+    assert three.alias(CHAMPION) == "1"
+    three.promote("3", "1", fine)
+    assert three.rollback(fine) == ("1", "3")
+
+
+def test_tags_are_added_and_replaced(three: Any):
+    three.set_tags("2", {"verdict": "hold", "why": "a"})
+    three.set_tags("2", {"verdict": "promote"})
+    assert three.tags("2").items() >= {"verdict": "promote", "why": "a"}.items()
+
+
+# The stage ---------------------------------------------------------------------------------
+
+
+def say(registry: Any, version: str, verdict: str, against: str = "1") -> None:
+    registry.set_tags(
+        version, {"verdict": verdict, "verdict_champion": against, "verdict_reason": "because"}
+    )
+
+
+def moves(at: Paths) -> list[tuple[str, str, str | None]]:
+    return [
+        (e["kind"], e["version"], e["from"])
+        for e in ledger.read(at.ledger)
+        if e["kind"] in ("promotion", "rollback")
+    ]
+
+
+def test_a_version_is_promoted_on_its_verdict_only(three: Any, at: Paths):
+    with pytest.raises(RegistryError, match="never judged"):
+        stage.promote("pumps", at, three)
+    say(three, "3", "hold")
+    with pytest.raises(RegistryError, match="was held: because"):
+        stage.promote("pumps", at, three, "3")
+    say(three, "3", "promote", against="2")
+    with pytest.raises(RegistryError, match="meanwhile"):
+        stage.promote("pumps", at, three, "3")
+    assert three.alias(CHAMPION) == "1"
+    assert moves(at) == []
+    say(three, "3", "promote")
+    assert stage.promote("pumps", at, three) == "3"
+    assert moves(at) == [("promotion", "3", "1")]
+
+
+def test_a_tag_does_not_outweigh_the_ledgers_own_verdict(three: Any, at: Paths):
+    say(three, "3", "promote")
+    check = {"name": "better", "passed": False, "reason": "no better"}
+    ledger.append(
+        at.ledger,
+        {"kind": "verdict", "challenger": "3", "decision": "hold", "checks": [check]},
+    )
+    with pytest.raises(RegistryError, match="no better"):
+        stage.promote("pumps", at, three, "3")
+
+
+def test_force_is_recorded_as_such(three: Any, at: Paths):
+    assert stage.promote("pumps", at, three, "2", force=True) == "2"
+    newest = ledger.newest(at.ledger, "promotion")
+    assert newest is not None
+    assert newest["reason"] == "forced by a person"
+    assert three.tags("2")["promoted"] == "forced by a person"
+
+
+def test_force_does_not_promote_what_does_not_load(three: Any, at: Paths, monkeypatch: Any):
+    monkeypatch.setattr(stage, "_answers_well", lambda _, version: broken(version))
+    with pytest.raises(ArtifactError):
+        stage.promote("pumps", at, three, "2", force=True)
+    assert three.alias(CHAMPION) == "1"
+
+
+def test_repeating_a_promotion_that_was_killed_leaves_one_line(three: Any, at: Paths):
+    say(three, "3", "promote")
+    three.promote("3", "1", fine)  # killed before the ledger
+    assert stage.promote("pumps", at, three, "3") == "3"
+    assert stage.promote("pumps", at, three, "3") == "3"
+    assert moves(at) == [("promotion", "3", "1")]
+
+
+def test_rollback_is_on_the_ledger_and_what_it_left_needs_force(three: Any, at: Paths):
+    say(three, "3", "promote")
+    stage.promote("pumps", at, three)
+    assert stage.rollback("pumps", at, three) == "1"
+    assert stage.rollback("pumps", at, three) == "1"
+    assert moves(at) == [("promotion", "3", "1"), ("rollback", "1", "3")]
+    with pytest.raises(RegistryError, match="--force"):
+        stage.promote("pumps", at, three, "3")
+    stage.promote("pumps", at, three, "3", force=True)
+    assert three.tags("3")["rolled_back"] == "false"
+    assert moves(at)[-1] == ("promotion", "3", "1")
+
+
+def test_without_a_model_or_a_challenger_the_command_that_makes_one_is_named(
+    registry: Any, at: Paths
+):
+    with pytest.raises(MissingInput, match="perennial gate pumps"):
+        stage.promote("pumps", at, registry)
+    with pytest.raises(MissingInput, match="dvc repro train@pumps"):
+        stage.gate("pumps", None, None, at, registry, "2024-03")
