@@ -8,6 +8,7 @@ day keeps its own weather. Evidently's default rules see the same rows.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import time
@@ -33,7 +34,8 @@ TIME = CONTRACT.time
 STEADY = ("scheduled_arrival", "distance", "aircraft_year", "aircraft_seats")
 """Numbers whose days are alike; the weather's are not."""
 WEATHER = ("temperature", "humidity", "wind_speed", "pressure")
-SIZES = (0.1, 0.25, 0.5, 1.0)
+SIZES = {STEADY: (0.1, 0.25, 0.5), WEATHER: (0.25, 0.5, 1.0)}
+"""Standard deviations of the training rows."""
 NULLS, POWERS, JUDGED = 200, 40, 40
 """Draws of the null, of injected shifts, and of champions."""
 
@@ -159,21 +161,21 @@ def injected(seed: int) -> dict[str, bool]:
         return any(c.drifted for c in columns if c.column == (name or column))
 
     told = {}
-    for column in (*STEADY, *WEATHER):
-        for size in SIZES:
+    for columns, sizes in SIZES.items():
+        for column, size in itertools.product(columns, sizes):
             moved = batch[column] + size * known.summary.numbers[column].sd
             told[f"{column} +{size} sd"] = found(column, moved)
     for share in (0.1, 0.2):
         hit = random.random(len(batch)) < share
-        told[f"carrier, {share:.0%} to one value"] = found(
+        told[f"carrier, {share:.0%} one value"] = found(
             "carrier", batch["carrier"].where(~hit, "US")
         )
-        told[f"aircraft_year, {share:.0%} more missing"] = found(
+        told[f"aircraft_year, {share:.0%} gone"] = found(
             "aircraft_year", batch["aircraft_year"].where(~hit), "aircraft_year (missing)"
         )
-    for column in ("distance", "dew_point"):
-        shuffled = batch.assign(**{column: random.permutation(batch[column])})
-        told[f"{column} shuffled, joint"] = shift.joint(known, shuffled, SETTINGS, seed).drifted
+    shuffled = batch.assign(dew_point=random.permutation(batch["dew_point"]))
+    told["dew_point shuffled: columns"] = found("dew_point", shuffled["dew_point"])
+    told["dew_point shuffled: joint"] = shift.joint(known, shuffled, SETTINGS, seed).drifted
     return told
 
 
@@ -218,7 +220,7 @@ def wilson(hits: int, n: int) -> list[float]:
     z, p = 1.96, hits / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     middle, whole = p + z * z / (2 * n), 1 + z * z / n
-    return [round(v, 4) for v in (p, (middle - half) / whole, (middle + half) / whole, n)]
+    return [abs(round(v, 4)) for v in (p, (middle - half) / whole, (middle + half) / whole, n)]
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[int], dict[str, bool]], Iterable[int]]] = {
@@ -247,7 +249,7 @@ def main() -> None:
         for title in EXPERIMENTS
         if not title.startswith("each")
     )
-    worst = {size: min(power[f"{c} +{size} sd"] for c in STEADY) for size in SIZES}
+    worst = {size: min(power[f"{c} +{size} sd"] for c in STEADY) for size in SIZES[STEADY]}
     both, turned = "ours: columns or joint", "turned round from 3 to 7 in the afternoon"
     close(
         "drift_rates",
@@ -258,10 +260,9 @@ def main() -> None:
             Figure("false alarms of performance", labels["as they were"], 0.05, "at most"),
             Figure("power, .25 sd in a steady column (worst)", worst[0.25], 0.95, "at least"),
             Figure("power, .5 sd in a steady column (worst)", worst[0.5], 0.99, "at least"),
-            Figure("power, 20 % to one category", power["carrier, 20% to one value"], 0.95, "at least"),
-            Figure("power, 20 % more missing", power["aircraft_year, 20% more missing"], 0.95, "at least"),
+            Figure("power, 20 % to one category", power["carrier, 20% one value"], 0.95, "at least"),
+            Figure("power, 20 % more missing", power["aircraft_year, 20% gone"], 0.95, "at least"),
             Figure("power, labels turned in four hours", labels[turned], 0.95, "at least"),
-            Figure("seconds of this benchmark", time.perf_counter() - began, 240, "at most"),
         ],
         told,
     )  # fmt: skip

@@ -53,7 +53,7 @@ class Column(Settings):
     """Reviewed: one value of this column, or its absence, may decide the label, and is known
     before it. Without this, such a column stops the batch as a leak."""
     severity: Severity = "critical"
-    """What a broken rule on the *values* of this column means; a missing column is always critical."""
+    """What a broken rule on this column's *values* means; a missing column is always critical."""
 
     @model_validator(mode="after")
     def _rules_fit_the_type(self) -> Column:
@@ -106,7 +106,9 @@ class Contract(Settings):
         for name, column in self.columns.items():
             other = self.columns.get(column.at_most) if column.at_most else None
             if column.at_most and (other is None or other.type not in ("integer", "number")):
-                raise ValueError(f"at_most of {name} names {column.at_most!r}, which is no number column")
+                raise ValueError(
+                    f"at_most of {name} names {column.at_most!r}, which is no number column"
+                )
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
         if self.columns[self.label].type not in ("integer", "boolean"):
@@ -145,7 +147,7 @@ class Contract(Settings):
 
 
 def load(path: Path) -> Contract:
-    """Raises MissingInput without the file, ParamsError naming the key, value and allowed values."""
+    """Raises MissingInput without the file, ParamsError naming key, value and what is allowed."""
     if not path.is_file():
         raise MissingInput(
             f"{path} does not exist. Make a first one with: perennial contract propose {path.stem}"

@@ -23,15 +23,20 @@ def guess_time(table: pd.DataFrame) -> str | None:
     return times[0] if times else next(texts, None)
 
 
+def no_time(table: pd.DataFrame) -> str:
+    """What to say where `guess_time` finds none."""
+    return (
+        "which column is the time? None holds times, or text like 2013-04-01T09:30:00 without "
+        f"a zone; the columns are: {', '.join(map(str, table.columns))}. Name it with: --time"
+    )
+
+
 def ask_for_what_is_missing(
     task: str, table: pd.DataFrame, time: str | None, key: Sequence[str] | None, label: str | None
 ) -> None:
     asked = []
     if time is None:
-        asked.append(
-            "which column is the time? None holds times, or text like 2013-04-01T09:30:00 without "
-            f"a zone; the columns are: {', '.join(map(str, table.columns))}. Name it with: --time"
-        )
+        asked.append(no_time(table))
     if label is None:
         found = [n for n in table.columns if _is_label(table[n])]
         asked.append(

@@ -176,9 +176,9 @@ class Monitor(Settings):
     further than any stretch of the training window stands from the rest of it."""
     drifted_columns: PositiveInt = 1
     """Columns drifted together that raise an alarm."""
-    joint_auc: Share = 0.9
+    joint_auc: Share = 0.7
     """AUC of the domain classifier that raises an alarm, unless the training window's own
-    stretches are told apart as well; .5 = alike."""
+    stretches are told apart as well; .5 = alike, .76 = one standard deviation apart."""
     auc_drop: PositiveFloat = 0.1
     """Fall of the label-joined AUC below what it was when the champion was made that raises an
     alarm, when the whole interval lies below. Nine days of one fresh model on the flights differ

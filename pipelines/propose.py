@@ -7,10 +7,7 @@ contract accepts the batches it was made from, unless they break what no contrac
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +18,12 @@ from pydantic import ValidationError
 from pipelines import contract as contracts
 from pipelines import infer, leakage, params
 from pipelines.differences import differences
-from pipelines.errors import MissingInput, ParamsError
-from pipelines.guesses import ask_for_what_is_missing, guess_time
-from pipelines.paths import Paths
-from pipelines.periods import SHAPES, period_names
+from pipelines.errors import ParamsError
+from pipelines.guesses import ask_for_what_is_missing, guess_time, no_time
+from pipelines.periods import period_names
 from pipelines.stored import times_from_text, type_of
 
-__all__ = ["differences", "propose", "read"]
-
-SEVERAL = 6
-"""Batches that rows are cut into at least, where nobody has said what a period is."""
+__all__ = ["by_period", "differences", "propose"]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -58,16 +51,15 @@ def propose(
     time: str | None = None,
     key: Sequence[str] | None = None,
     label: str | None = None,
-    length: str | None = None,
 ) -> str:
     """The text of contracts/<task>.yaml.
 
-    batches: name -> its rows, at least one each; all with the same columns. Where the names are no
-    periods, or `length` (month, day, ...) says what a period is, the rows are cut by time first.
-    Times may be ISO 8601 text. Raises ParamsError where time, key or label must be named, with the
-    candidates, or where the batches cannot be described.
+    batches: period -> its rows, at least one each; all with the same columns. Times may be ISO 8601
+    text. Raises ParamsError where time, key or label must be named, with the candidates, or where
+    the batches cannot be described.
     """
-    columns = _same_columns(task, batches)
+    batches = dict(sorted(batches.items()))
+    columns = _same_columns(f" {task}", {f"batch {name}": t for name, t in batches.items()})
     table = pd.concat(list(batches.values()), ignore_index=True)
     time = time or guess_time(table)
     ask_for_what_is_missing(task, table, time, key, label)
@@ -77,25 +69,19 @@ def propose(
     _refuse_unknown(task, columns, time, key, label)
     table = table.assign(**{name: times_from_text(table[name]) for name in columns})
     _refuse_what_no_contract_allows(task, table, time, key, label)
-    are_periods = all(any(re.fullmatch(shape, n) for shape in SHAPES.values()) for n in batches)
-    if are_periods and length is None:
-        names_of = np.repeat(list(batches), [len(rows) for rows in batches.values()])
-    else:
-        names_of = period_names(table[time], length or _length(table[time])).to_numpy()
-    parts = {str(name): rows for name, rows in table.groupby(names_of)}
-    counts = [len(rows) for rows in parts.values()]
+    ends = np.cumsum([len(rows) for rows in batches.values()])
+    parts = [table.iloc[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     content: dict[str, Any] = {
         "task": task,
         "time": time,
         "key": list(key),
         "label": label,
-        # A length that was only guessed says nothing of how many rows a batch will have.
-        "rows": infer.row_count(counts) if are_periods or length else {"min": 1},
-        "columns": {n: infer.column(task, n, list(parts.values()), key, label) for n in columns},
+        "rows": infer.row_count([len(rows) for rows in parts]),
+        "columns": {n: infer.column(task, n, parts, key, label) for n in columns},
     }
     _set_aside_leaks(task, content, parts)
     head = HEADER.format(
-        batches=len(parts), first=min(parts), last=max(parts), rows=len(table), task=task
+        batches=len(batches), first=min(batches), last=max(batches), rows=len(table), task=task
     )
     return head + _text(content)
 
@@ -104,58 +90,47 @@ def _text(content: dict[str, Any]) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def read(at: Paths, path: str | None) -> dict[str, pd.DataFrame]:
-    """CSV or Parquet files by name: of a folder or glob from the project's root; else the landed
-    batches; else what the task's source in params.yaml names.
+def by_period(
+    tables: Sequence[pd.DataFrame], time: str | None, length: str
+) -> dict[str, pd.DataFrame]:
+    """Rows of any number of files, cut into periods by their time column.
 
-    Raises MissingInput where there are none.
+    time: left out, the first column of times or of ISO 8601 text. length: hour, day, week or month.
+    Raises ParamsError where files have different columns or rows have no time to go by.
     """
-    named = [at.root / path] if path else [at.raw, *_source(at)]
-    found = next(filter(None, map(_files, named)), [])
-    if not found:
-        raise MissingInput(
-            f"{named[0]} holds no .csv or .parquet file. Land batches "
-            f"with: perennial ingest {at.task}, or name files with: --from 'inbox/*.csv'"
-        )
-    return {f.stem: pd.read_csv(f) if f.suffix == ".csv" else pd.read_parquet(f) for f in found}
-
-
-def _files(named: Path) -> list[Path]:
-    found = named.iterdir() if named.is_dir() else map(Path, glob.glob(str(named)))
-    return sorted(f for f in found if f.suffix in (".csv", ".parquet"))
-
-
-def _source(at: Paths) -> list[Path]:
-    task = params.load(at.params).tasks.get(at.task)
-    return [at.root / task.source.path] if task and task.source.path else []
-
-
-def _length(times: pd.Series) -> str:
-    """The longest period of which the times cover SEVERAL: their differences make the margins."""
-    for length in ("month", "week", "day"):
-        if period_names(times, length).nunique() >= SEVERAL:
-            return length
-    return "hour"
-
-
-def _same_columns(task: str, batches: Mapping[str, pd.DataFrame]) -> list[str]:
-    if not batches or any(rows.empty for rows in batches.values()):
-        empty = [period for period, rows in batches.items() if rows.empty]
-        what = (
-            f"these batches hold no rows: {', '.join(empty)}" if empty else "there are no batches"
-        )
+    _same_columns("", {f"file {number}": table for number, table in enumerate(tables, 1)})
+    table = pd.concat(list(tables), ignore_index=True)
+    time = time or guess_time(table)
+    if time is None or time not in table.columns:
+        raise ParamsError(f"contract propose: {no_time(table)}")
+    times = times_from_text(table[time])
+    if type_of(times) != "timestamp" or times.isna().any():
         raise ParamsError(
-            f"contract propose {task}: {what}. Point the source at data with: edit params.yaml"
+            f"contract propose: column {time} must hold a time in every row, like "
+            "2013-04-01T09:30:00 and without a zone. Name another column with: --time"
         )
-    first, *others = batches
-    names = list(batches[first].columns)
-    for period in others:
-        if list(batches[period].columns) != names:
+    table = table.assign(**{time: times}).sort_values(time, kind="stable")
+    names = period_names(table[time], length)
+    return {str(name): rows.reset_index(drop=True) for name, rows in table.groupby(names)}
+
+
+def _same_columns(task: str, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """task: as the message shows it, a space in front."""
+    empty = [name for name, rows in tables.items() if rows.empty]
+    if empty or not tables:
+        raise ParamsError(
+            f"contract propose{task}: there are no rows in {', '.join(empty) or 'no file'}. "
+            f"Name files with rows: perennial contract propose{task} --from 'folder/*.csv'"
+        )
+    first, *others = tables
+    names = list(tables[first].columns)
+    for other in others:
+        if list(tables[other].columns) != names:
             raise ParamsError(
-                f"contract propose {task}: batch {period} has the columns "
-                f"{', '.join(map(str, batches[period].columns))}, batch {first} has "
+                f"contract propose{task}: {other} has the columns "
+                f"{', '.join(map(str, tables[other].columns))}, {first} has "
                 f"{', '.join(map(str, names))}. Bring them to one form, then run: "
-                f"perennial contract propose {task}"
+                f"perennial contract propose{task}"
             )
     return names
 
@@ -197,15 +172,13 @@ def _refuse_what_no_contract_allows(
         )
 
 
-def _set_aside_leaks(
-    task: str, content: dict[str, Any], batches: Mapping[str, pd.DataFrame]
-) -> None:
+def _set_aside_leaks(task: str, content: dict[str, Any], batches: Sequence[pd.DataFrame]) -> None:
     """A column that tells the label is kept from the model until a person has looked at it."""
     try:
         contract = contracts.parse(_text(content))
     except ValidationError as error:
         raise ParamsError(params.explain(error, f"contract propose {task}")) from None
-    found = [f for rows in batches.values() for f in leakage.findings(rows, contract)]
+    found = [f for rows in batches for f in leakage.findings(rows, contract)]
     told = {f.column: f.observed for f in found if not f.passed}
     for name, how in told.items():
         content["columns"][name] |= {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import gate
+from pipelines import gate, metrics
 from pipelines.gate import Expected, judge, rows_digest
 from pipelines.params import Gate
 from pipelines.records import Scores, Verdict
@@ -209,7 +209,7 @@ BROKEN = {
     ),
     "fewer answers": (lambda s: replace(s, probability=s.probability[:-1]), "arrays"),
     "a matrix": (lambda s: replace(s, probability=s.probability[:, None]), "arrays"),
-    "text": (lambda s: replace(s, probability=s.probability.astype(str)), "arrays"),
+    "text": (lambda s: replace(s, probability=np.full(ROWS, "high")), "arrays"),
     "label 2": (lambda s: replace(s, label=s.label + s.label), "arrays"),
     "label NaN": (lambda s: replace(s, label=np.where(s.label == 1, np.nan, 0)), "arrays"),
     "slice cut short": (lambda s: replace(s, slices={"site": s.slices["site"][1:]}), "arrays"),
@@ -281,6 +281,35 @@ def test_a_slice_that_collapsed_is_named():
     checks = [c for c in judged(far, WEAK).checks if c.name == "slice"]
     assert [c.passed for c in checks] == [False]
     assert "site=north (200 rows)" in checks[0].reason
+
+
+def test_a_slice_is_judged_only_when_it_is_large_enough_and_lost_with_confidence():
+    def lost(share: float, slice_rows: int) -> set[str]:
+        worse = GOOD.probability.copy()
+        north = np.flatnonzero(GOOD.slices["site"] == "north")
+        spoiled = north[: int(len(north) * share)]
+        worse[spoiled] = 1 - worse[spoiled]
+        known = replace(expected(GOOD, GOOD_AS_CHAMPION), slice_rows=slice_rows)
+        verdict = judged(replace(GOOD, probability=worse), GOOD_AS_CHAMPION, known=known)
+        return failed(verdict) & {"slice"}
+
+    assert lost(0.5, slice_rows=200) == {"slice"}
+    assert lost(0.5, slice_rows=201) == set()
+    # A tenth of it swapped: .125 AUC lost on these rows, and .1, allowed, inside the interval.
+    assert lost(0.1, slice_rows=200) == set()
+
+
+def test_a_first_model_without_its_slices_holds():
+    assert "slices_present" in failed(judged(replace(WEAK, slices={}), None))
+
+
+def test_the_confidence_is_one_sided():
+    verdict = judged(GOOD, WEAK)
+    order = np.argsort(GOOD.key)
+    label, one, other = (a[order] for a in (GOOD.label, GOOD.probability, WEAK.probability))
+    two_sided = metrics.auc_difference(label, one, other, SETTINGS.bootstrap, 7, confidence=0.9)
+    assert SETTINGS.confidence == 0.95
+    assert verdict.metrics["low"] == pytest.approx(two_sided.low)
 
 
 def test_held_is_a_verdict_that_names_its_cause():

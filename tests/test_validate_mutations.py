@@ -182,6 +182,8 @@ STOPPED = [
     Row("integer as float", "type", "flight", put("flight", lambda t: t["flight"].astype(float))),
     Row("category as codes", "type", "carrier",
         put("carrier", lambda t: t["carrier"].astype("category").cat.codes)),
+    Row("category as coded categories", "type", "carrier",
+        put("carrier", lambda t: t["carrier"].astype("category").cat.codes.astype("category"))),
     Row("text as bytes", "type", "origin",
         put("origin", lambda t: t["origin"].str.encode("ascii"))),
     Row("time as text", "type", TIME, put(TIME, lambda t: t[TIME].astype(str))),

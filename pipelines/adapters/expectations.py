@@ -194,6 +194,10 @@ def _examples(result: dict[str, Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):  # a key: its columns' values
         return " ".join(map(str, value.values()))
+    if isinstance(value, tuple):  # a pair: the one that must be at least the other
+        return " and ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return repr(value) if isinstance(value, str) else str(value)
 
 

@@ -96,8 +96,8 @@ def _content(at: Paths, period: str) -> bytes:
         if refused and not at.validation(period).exists():
             raise Quarantined(_refusal(at, refused)) from None
         raise MissingInput(
-            f"{at.batch(period)} does not exist. "
-            f"Land it with: perennial ingest {at.task} --batch {period}"
+            f"{at.batch(period)} does not exist. Land it with: perennial ingest {at.task} "
+            f"--batch {period} && perennial validate {at.task} --batch {period}"
         ) from None
 
 
