@@ -86,9 +86,11 @@ class Verdict(Record):
 
     @property
     def reason(self) -> str:
-        """The first failed check, or the check that proved the challenger better."""
-        failed = [c for c in self.checks if not c.passed]
-        return failed[0].reason if failed else self.checks[-1].reason if self.checks else ""
+        """The first failed check; or what proved the challenger better, a first model the baseline."""
+        telling = [c for c in self.checks if not c.passed] or [
+            c for name in ("better", "baseline") for c in self.checks if c.name == name
+        ]
+        return telling[0].reason if telling else ""
 
 
 class ColumnDrift(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +77,40 @@ def first_model(project: Project) -> Artifact:
     return load(Registry(project.at).fetch(ticks(project)[0].champion))
 
 
+WIDTH = 100
+"""Columns of the terminal that the table is folded to."""
+
+
 def as_table(found: list[Line]) -> str:
-    """Fixed width, for a terminal."""
-    head = f"{'batch':<12}{'rows':>7}{'rate':>7}  {'champion':<9}{'AUC':>6}{'frozen':>8}  decision and verdict"
+    """A line of numbers a batch, and below it, folded, what was decided and why."""
+    head = f"{'batch':<12}{'rows':>8}{'rate':>8}{'champion':>10}{'AUC':>8}{'frozen':>8}"
     out = [head, "-" * len(head)]
     for line in found:
-        said = f"{line.action}: {line.reason}"
-        if line.verdict:
-            said += f" -> {line.verdict}: {line.why}"
         out.append(
-            f"{line.period:<12}{line.rows:>7}{line.rate:>7.3f}  v{line.champion:<8}"
-            f"{line.auc:>6.3f}{line.frozen_auc:>8.3f}  {said}"
+            f"{line.period:<12}{line.rows:>8}{line.rate:>8.3f}{'v' + line.champion:>10}"
+            f"{line.auc:>8.3f}{line.frozen_auc:>8.3f}"
         )
+        out += _folded(f"{line.action}: {line.reason}")
+        if line.verdict:
+            out += _folded(f"{line.verdict}: {line.why}")
     mean, frozen = (float(np.mean([getattr(x, f) for x in found])) for f in ("auc", "frozen_auc"))
     trainings = sum(x.action == "retrain" and x.reason != FIRST for x in found)
-    out.append(f"{'mean':<35}{mean:>6.3f}{frozen:>8.3f}  {trainings} retrainings after the first model")
+    out.append("-" * len(head))
+    out.append(f"{'mean':<38}{mean:>8.3f}{frozen:>8.3f}   {trainings} retrainings after the first model")
     return "\n".join(out)
 
 
-def picture(path: Path, title: str, series: dict[str, list[float]], found: list[Line], retrained: dict[str, list[str]]) -> None:
+def _folded(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ")
+
+
+def picture(
+    path: Path,
+    title: str,
+    series: dict[str, list[float]],
+    found: list[Line],
+    retrained: dict[str, list[str]],
+) -> None:
     """Quality by batch, a line a policy, a mark where a policy promoted a new champion."""
     import matplotlib
 

@@ -485,6 +485,25 @@ def test_the_calls_above_reach_the_last_one(world: World):
     assert 10**6 - counted.left == CALLS
 
 
+def test_a_verdict_is_on_the_ledger_before_it_permits_anything(world: World):
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    world.monkeypatch.setattr(ledger, "record", killed)
+    with pytest.raises(Killed):
+        world.challenge()
+    assert "verdict" not in world.registry.tags("2")
+
+
+def test_the_baseline_says_the_rate_of_the_hour(world: World):
+    rates = {str(hour): hour / 24 for hour in range(6, 24)}
+    made = world.challenger(baseline=rates, baseline_rate=0.3)
+    rows = rivals.scores("2", made, pumps(), PUMPS, TASK)
+    naive = rivals.baseline(made, rows).probability
+    hours = pumps()["moment"].dt.hour.to_numpy()
+    assert naive.tolist() == [rates.get(str(hour), 0.3) for hour in hours.tolist()]
+
+
 def test_an_alias_that_moves_while_judging_is_left_where_it_went(world: World):
     third = world.registry.register(
         pump_model(world.at.root / "third" / "model", pump_graph({"heat": 2.0}))

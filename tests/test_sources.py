@@ -119,3 +119,9 @@ def test_a_time_that_is_none_is_named_with_file_and_column(tmp_path):
     shop(days=2).astype({"ordered_at": object}).assign(ordered_at="soon").to_csv(tmp_path / "a.csv")
     with pytest.raises(SourceError, match=r"a\.csv, column 'ordered_at'.*ISO 8601"):
         Files(tmp_path, "*.csv", contract.parse(SHOP), "week").periods()
+
+
+def test_a_category_that_a_csv_spells_in_numbers_is_text(tmp_path):
+    shop(days=2).assign(country=[None, *[49] * 119]).to_csv(tmp_path / "a.csv", index=False)
+    rows = Files(tmp_path, "*.csv", contract.parse(SHOP), "week").read("2024-W01")
+    assert rows["country"].tolist() == [None, *["49"] * 119]

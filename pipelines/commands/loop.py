@@ -25,7 +25,8 @@ def tick(task: str, batch: str | None, through: str | None, wait: bool, as_json:
     def told(done: loop.Tick) -> None:
         if not as_json:
             said = f", {done.verdict}" if done.verdict else ""
-            click.echo(f"{done.period}  v{done.champion}  {done.decision.action}{said}: {done.why}")
+            why = done.why if done.verdict else "; ".join(done.decision.reasons)
+            click.echo(f"{done.period}  v{done.champion}  {done.decision.action}{said}: {why}")
 
     if batch is None:
         done = loop.through(p, through, told, wait=wait)

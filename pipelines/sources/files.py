@@ -50,6 +50,8 @@ class Files:
             for name, column in self._contract.columns.items():
                 if column.type == "timestamp" and name in table.columns:
                     table[name] = self._timestamps(table[name], path)
+                elif column.type == "category" and name in table.columns:
+                    table[name] = as_text(table[name])
             tables.append(table)
         table = pd.concat(tables, ignore_index=True)
         order = [self._contract.time, *(k for k in self._contract.key if k != self._contract.time)]
@@ -64,6 +66,16 @@ class Files:
                 "times without a zone, like 2013-04-01T09:30:00. Mend the file and run: "
                 f"perennial ingest {self._contract.task}"
             ) from error
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Codes that a CSV spells as numbers become text."""
+    if not pd.api.types.is_numeric_dtype(values):
+        return values
+    whole = values.dropna()
+    if len(whole) and (whole == whole.round()).all():
+        values = values.astype("Int64")
+    return values.astype("string").astype(object).where(values.notna(), None)
 
 
 def read_files(pattern: str, task: str) -> list[tuple[Path, pd.DataFrame]]:

@@ -1,0 +1,252 @@
+"""The monitor's stage, its judge of performance and its page. Run: pytest tests/test_monitor.py"""
+
+import logging
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from pipelines import artifact, metrics, performance, profile, store
+from pipelines.adapters import drift
+from pipelines.params import Monitor, Source, Task, Window
+from pipelines.paths import Paths
+from pipelines.records import Alarm
+from pipelines.stages import monitor
+from tests.fakes import BETTER, PUMPS, WORSE, pump_model, pumps
+
+SETTINGS = Monitor()
+TASK = Task(
+    source=Source(kind="files", path="pumps"),
+    period="week",
+    window=Window(first="2024-W01", last="2024-W08"),
+)
+BEFORE, PERIOD = "2024-W09", "2024-W10"
+WEEK = 3360
+"""Readings of a week, one every three minutes."""
+
+
+@pytest.fixture(scope="module")
+def champions(tmp_path_factory):
+    """Two real artifacts with the picture of eight weeks: one sound, one that overlooks the noise."""
+    training = pumps(8 * WEEK, "2024-01-01")
+    made = {}
+    for name, graph in (("sound", BETTER), ("deaf", WORSE)):
+        folder = pump_model(tmp_path_factory.mktemp("models") / name, graph).folder
+        profile.write(profile.make(training, PUMPS, seed=7), folder)
+        manifest = {file: store.md5(folder / file) for file in artifact.FILES}
+        store.write_json(folder / "manifest.json", manifest)
+        made[name] = artifact.load(folder)
+    return made
+
+
+@pytest.fixture
+def at(tmp_path) -> Paths:
+    paths = Paths(tmp_path, "pumps")
+    # Its labels are not known yet: a monitor that looks at them fails here.
+    store.write_table(paths.batch(PERIOD), pumps(WEEK, "2024-03-04", 1).drop(columns="failed"))
+    return paths
+
+
+def answer(at, model, version="1", label=lambda rows: rows["failed"], part=slice(None)):
+    """The model's answers to the week before, and the labels that have come."""
+    rows = pumps(WEEK, "2024-02-26", 2)
+    ids = [f"pumps-{version}-{i:016x}" for i in rows["pump"]]
+    answers = rows.drop(columns="failed").assign(
+        id=ids, version=version, probability=model.predict(rows), threshold=0.5
+    )
+    store.write_table(at.predictions(BEFORE), answers)
+    labels = pd.DataFrame({"id": ids, "label": label(rows)})
+    store.write_table(at.labels(BEFORE), labels[part])
+
+
+def watch(at, model, version="1", pages=False) -> Alarm:
+    return monitor.run("pumps", TASK, PUMPS, at, PERIOD, model, version, pages=pages)
+
+
+def test_a_calm_week_raises_nothing_and_is_kept_the_same_twice(at, champions):
+    answer(at, champions["sound"])
+    alarm = watch(at, champions["sound"])
+    assert not alarm.raised
+    assert alarm.reasons == ()
+    assert alarm.performance is not None
+    assert alarm.performance.period == BEFORE
+    written = at.alarm(PERIOD).read_bytes()
+    assert Alarm.model_validate_json(written) == alarm
+    assert watch(at, champions["sound"]) == alarm
+    assert at.alarm(PERIOD).read_bytes() == written
+    assert not at.drift_page(PERIOD).exists()
+
+
+def test_a_moved_column_is_named_with_its_numbers(at, champions):
+    rows = pumps(WEEK, "2024-03-04", 1).drop(columns="failed")
+    store.write_table(at.batch(PERIOD), rows.assign(heat=rows["heat"] + 0.5))
+    alarm = watch(at, champions["sound"])
+    assert alarm.raised
+    assert {c.column for c in alarm.columns if c.drifted} == {"heat"}
+    assert re.search(r"heat by 0\.[45]\d \(at most 0\.\d\d in training\)", alarm.reasons[0])
+
+
+def test_labels_that_teach_more_than_the_champion_knows_raise_an_alarm(at, champions):
+    answer(at, champions["deaf"])
+    alarm = watch(at, champions["deaf"])
+    assert alarm.raised
+    assert alarm.performance.degraded
+    assert len(alarm.reasons) == 1
+    assert f"the labels of {BEFORE} teach +" in alarm.reasons[0]
+
+
+def test_a_champion_that_fell_far_raises_an_alarm(at, champions):
+    random = np.random.default_rng(3)
+    answer(at, champions["sound"], label=lambda rows: random.integers(0, 2, len(rows)))
+    reasons = watch(at, champions["sound"]).reasons
+    assert len(reasons) == 1
+    assert "against 0.780 when the model was made (a fall of 0.1 allowed)" in reasons[0]
+
+
+def test_before_the_first_labels_only_the_inputs_speak(at, champions):
+    alarm = watch(at, champions["sound"])
+    assert alarm.performance is None
+    assert not alarm.raised
+
+
+def test_answers_of_another_version_say_nothing_of_this_one(at, champions, caplog):
+    answer(at, champions["deaf"], version="1")
+    with caplog.at_level(logging.INFO):
+        alarm = watch(at, champions["sound"], version="2")
+    assert alarm.performance is None
+    assert not alarm.raised
+    assert f"{WEEK} of {WEEK} answers to {BEFORE} left out" in caplog.text
+
+
+def test_only_rows_whose_labels_came_are_judged(at, champions):
+    answer(at, champions["sound"], part=slice(1000))
+    assert watch(at, champions["sound"]).performance.rows == 1000
+    answer(at, champions["sound"], part=slice(100))
+    assert watch(at, champions["sound"]).performance is None
+
+
+def test_a_contract_with_other_columns_is_an_alarm_by_itself(at, champions):
+    columns = {name: c for name, c in PUMPS.columns.items() if name != "noise"}
+    without = PUMPS.model_copy(update={"columns": columns})
+    alarm = monitor.run("pumps", TASK, without, at, PERIOD, champions["sound"], "1", pages=False)
+    assert alarm.raised
+    assert alarm.reasons == (
+        "the contract's columns are not those of version 1: new none, gone noise",
+    )
+    assert at.alarm(PERIOD).is_file()
+
+
+def test_a_page_that_cannot_be_drawn_is_said_and_stops_nothing(at, champions, monkeypatch, caplog):
+    def broken(*words):
+        raise ValueError("no <charts> today")
+
+    monkeypatch.setattr(drift, "_charts", broken)
+    drawn = watch(at, champions["sound"], pages=True)
+    assert drawn == watch(at, champions["sound"], pages=False)
+    assert "no <charts> today" in caplog.text
+    page = at.drift_page(PERIOD).read_text()
+    assert "Evidently could not draw its charts: no &lt;charts&gt; today" in page
+    assert "No alarm" in page
+
+
+@given(st.integers(0, 10_000))
+@effort(max_examples=25, deadline=None)
+def test_resampled_blocks_give_the_auc_of_the_repeated_rows(seed):
+    """Counting pairs by block is the same as drawing the blocks' rows and counting again."""
+    random = np.random.default_rng(seed)
+    label, block = random.integers(0, 2, 120), np.sort(random.integers(0, 6, 120))
+    label[:2] = 0, 1
+    score = random.integers(0, 9, 120) / 9  # with ties
+    (found,) = performance._aucs(label, (score,), block, seed)
+    assert found[0] == pytest.approx(metrics.auc(label, score))
+    names, inside = np.unique(block, return_inverse=True)
+    even = np.full(len(names), 1 / len(names))
+    weights = np.random.default_rng(seed).multinomial(len(names), even, performance.RESAMPLES)
+    for i in range(5):
+        rows = np.repeat(np.arange(120), weights[i][inside])
+        expected = metrics.auc(label[rows], score[rows])
+        assert found[1 + i] == pytest.approx(expected, nan_ok=True)
+
+
+def test_noise_in_the_labels_teaches_nothing_and_is_no_reason_to_retrain(champions):
+    rows = pumps(WEEK, "2024-02-26", 2)
+    random = np.random.default_rng(5)
+    noisy = np.where(random.random(WEEK) < 0.15, random.permutation(rows["failed"]), rows["failed"])
+    labelled = rows.assign(probability=champions["sound"].predict(rows), label=noisy)
+    # repair_cost tells the label of a pump; here it would be the only thing left to learn.
+    judged = performance.judge("w", labelled.assign(repair_cost=0.0), PUMPS, 0.78, SETTINGS, 7)
+    assert judged.auc < 0.78
+    assert not judged.degraded
+
+
+def test_the_columns_of_the_page_are_ones_that_evidently_reads():
+    table = pumps(200).convert_dtypes().assign(noise=np.nan, moment=pumps(200)["moment"])
+    table.loc[:9, "site"] = pd.NA
+    narrow = table.assign(heat=table["heat"] * 1e-6)
+    known = profile.make(narrow, PUMPS, seed=7)
+    framed = drift.frame(narrow, known)
+    assert set(map(str, framed.dtypes)) == {"float64", "object"}
+    assert framed["heat"].std() == pytest.approx(1, rel=0.05)
+    assert framed["site"].isna().sum() == 10
+
+
+@pytest.mark.slow
+def test_the_real_page_needs_no_other_address_and_names_what_drifted(at, champions):
+    rows = pumps(WEEK, "2024-03-04", 1).drop(columns="failed")
+    rows = rows.assign(
+        heat=rows["heat"] + 0.5,
+        noise=np.nan,
+        site=np.where(rows["pump"] % 3 == 0, 'new <b>"site"</b>', rows["site"]),
+    )
+    store.write_table(at.batch(PERIOD), rows)
+    alarm = watch(at, champions["sound"], pages=True)
+    page = at.drift_page(PERIOD).read_text()
+
+    drifted = {c.column for c in alarm.columns if c.drifted}
+    assert drifted == {"heat", "site", "noise (missing)"}
+    ours, charts = page.split("</section>", 1)
+    for column in drifted:
+        assert f">{column}</td>" in ours
+    assert "could not draw" not in page
+    assert "total variation" in charts
+    assert "Wasserstein" in charts
+    # No tag fetches anything, and the browser is told to refuse whatever a script would.
+    assert not re.findall(
+        r"<(?:link|img|iframe|script)[^>]+(?:href|src)\s*=\s*[\"']?\s*(?:https?:)?//", page
+    )
+    assert not re.findall(r"@import|url\(\s*[\"']?(?:https?:)?//", page)
+    assert page.index("Content-Security-Policy") < page.index("<script")
+    assert "connect-src" not in drift.POLICY
+    assert drift.POLICY.startswith("default-src 'none'")
+
+
+@pytest.mark.slow
+def test_the_page_marks_a_column_by_our_floors_and_not_by_evidentlys(at, champions):
+    """Evidently's distance of each chart is compared with our floor, and agrees with our effect."""
+    rows = store.read_table(at.batch(PERIOD), "").assign(heat=lambda t: t["heat"] + 0.5)
+    store.write_table(at.batch(PERIOD), rows)
+    alarm = watch(at, champions["sound"])
+    known = profile.read(champions["sound"].folder)
+    seen = {}
+    from evidently.presets import DataDriftPreset
+
+    class Watched(DataDriftPreset):
+        def __init__(self, **options):
+            seen.update(options)
+            super().__init__(**options)
+
+    import evidently.presets
+
+    original, evidently.presets.DataDriftPreset = evidently.presets.DataDriftPreset, Watched
+    try:
+        drift.page(alarm, known, profile.draw(rows, PUMPS.time, SETTINGS.sample, 7))
+    finally:
+        evidently.presets.DataDriftPreset = original
+    floors = {c.column: c.floor for c in alarm.columns}
+    assert seen["per_column_threshold"] == {c: floors[c] for c in seen["columns"]}
