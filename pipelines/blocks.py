@@ -59,7 +59,7 @@ def p_values(columns: Mapping[str, Counts], current: np.ndarray, seed: int) -> d
     taken = np.zeros((PERMUTATIONS + 1, blocks))
     taken[0] = current
     np.put_along_axis(taken[1:], draws, 1.0, axis=1)
-    loudest = np.column_stack([_loudest(taken, column) for column in columns.values()])
+    loudest = np.column_stack([_loudest(taken, column, current) for column in columns.values()])
     of_all = loudest[1:].max(axis=1)
     return {
         name: float((1 + np.sum(of_all >= loudest[0, i])) / (PERMUTATIONS + 1))
@@ -67,13 +67,22 @@ def p_values(columns: Mapping[str, Counts], current: np.ndarray, seed: int) -> d
     }
 
 
-def _loudest(taken: np.ndarray, column: Counts) -> np.ndarray:
-    """(R + 1,) largest deviation over the features of one column, for each draw of blocks."""
-    hits, there = taken @ column.hits, (taken @ column.there)[:, None]
-    others, rest = column.hits.sum(axis=0) - hits, column.there.sum() - there
-    # A draw with no value on one side says nothing: its difference is zero.
+def _loudest(taken: np.ndarray, column: Counts, current: np.ndarray) -> np.ndarray:
+    """(R + 1,) largest deviation over the features of one column, for each draw of blocks.
+
+    Of a batch much longer sampled than the window, each block has many more rows; it counts as
+    one of the window's, or a single one among the drawn would outweigh all others.
+    """
+    typical = min(column.there[current].mean(), column.there[~current].mean())
+    weight = np.minimum(column.there, max(typical, 1.0))
+    weighed = column.hits * (weight / np.maximum(column.there, 1))[:, None]
+    hits, there = taken @ weighed, (taken @ weight)[:, None]
+    others, rest = weighed.sum(axis=0) - hits, weight.sum() - there
+    # A draw with no value on one side says nothing.
     both = (there > 0) & (rest > 0)
-    difference = np.where(both, hits / np.maximum(there, 1) - others / np.maximum(rest, 1), 0.0)
+    shares = hits / np.where(both, there, 1.0) - others / np.where(both, rest, 1.0)
+    # Rounding: what is the same on both sides must not differ by the last bit.
+    difference = np.where(both, shares.round(12), 0.0)
     spread = difference[1:].std(axis=0)
     loud = np.abs(difference) / np.where(spread > 0, spread, np.inf)
     return np.asarray(loud.max(axis=1))

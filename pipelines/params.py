@@ -114,7 +114,7 @@ class Train(Settings):
 
     family: Literal["network", "logistic", "boosting", "forest"] = "network"
     """network is PyTorch; the others are scikit-learn's."""
-    seed: NonNegativeInt = 7
+    seed: NonNegativeInt
     threads: PositiveInt = 1
     """Threads of one training. More than the cores that are free is many times slower, not faster:
     with one other busy process, two threads took 10 to 25 times as long as one."""
@@ -213,7 +213,9 @@ class Policy(Settings):
 
 
 class Task(Settings):
-    """One thing to predict: `tasks.<name>`."""
+    """One thing to predict: `tasks.<name>`. What has no default here is watched by dvc.yaml, and DVC
+    wants the keys that it watches written out.
+    """
 
     kind: Literal["tabular"] = "tabular"
     source: Source
@@ -221,13 +223,13 @@ class Task(Settings):
     """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09."""
     label_delay: PositiveInt = 1
     """Batches that pass before a batch's labels are known."""
-    calendar: tuple[Literal["hour", "weekday"], ...] = ()
+    calendar: tuple[Literal["hour", "weekday"], ...]
     """Features made from the time column, inside the model's own graph."""
-    min_category: PositiveInt = 50
+    min_category: PositiveInt
     """Rows of train below which a category is pooled with the unseen ones."""
     window: Window
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
+    train: Train
+    evaluate: Evaluate
     gate: Gate = Gate()
     monitor: Monitor = Monitor()
     policy: Policy = Policy()

@@ -78,12 +78,13 @@ def joint(profile: Profile, table: pd.DataFrame, settings: Monitor, seed: int) -
     """
     time = profile.summary.time
     current = draw(table, time, settings.sample, seed)
-    auc = round(_tell_apart(profile.sample, current, profile.summary, seed), 6)
+    reference = draw(profile.sample, time, settings.sample, seed)
+    auc = round(_tell_apart(reference, current, profile.summary, seed), 6)
     floor = settings.joint_auc
     if auc >= floor:
         own = [
             _tell_apart(rest, stretch, profile.summary, seed)
-            for stretch, rest in _stretches(profile.sample, current, time)
+            for stretch, rest in _stretches(reference, current, time)
         ]
         floor = round(max([floor, *own]), 6)
     return Joint(auc, floor, auc >= floor)

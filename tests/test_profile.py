@@ -178,6 +178,16 @@ def test_columns_that_only_move_together_are_seen_by_the_classifier(known):
     assert alike.auc < 0.6
 
 
+def test_a_short_batch_with_many_rows_a_day_is_still_judged(known):
+    """Seven blocks of 700 rows against sixty of 60: no single block may outweigh the others."""
+    n = 7 * 700
+    dense = orders(82, "2024-03-01", seed=5).head(n)
+    dense = dense.assign(ordered_at=pd.date_range("2024-03-01", "2024-03-08", periods=n + 1)[:n])
+    assert moved(known, dense) == set()
+    assert moved(known, dense.assign(weight=np.nan)) == {"weight (missing)"}
+    assert moved(known, dense.assign(price=dense["price"] + 3.5)) == {"price"}
+
+
 ODD = {
     "three rows": lambda t: t.head(3),
     "all at one moment": lambda t: t.assign(ordered_at=t["ordered_at"].iloc[0]),

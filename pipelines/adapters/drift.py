@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines import profile
-from pipelines.profile import Profile
+from pipelines.profile import Summary
 from pipelines.records import Alarm, ColumnDrift, Performance
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ POLICY = (
 """What a browser may fetch for the page: nothing from anywhere."""
 
 
-def page(alarm: Alarm, reference: Profile, current: pd.DataFrame) -> str:
-    """One HTML file that needs no other. current: a sample of the batch, raw columns.
+def page(alarm: Alarm, summary: Summary, before: pd.DataFrame, now: pd.DataFrame) -> str:
+    """One HTML file that needs no other. before: training rows; now: rows of the batch; both raw.
 
     Raises whatever Evidently raises; no columns of ours are known to make it.
     """
-    text = _charts(alarm, reference, current)
+    text = _charts(alarm, summary, before, now)
     head, body = text.split("<body>", 1)
     head = head.replace("<head>", f"<head>\n{_meta()}", 1)
     note = (
-        f"Charts: {len(reference.sample):,} training rows (reference) against {len(current):,} of "
+        f"Charts: {len(before):,} training rows (reference) against {len(now):,} of "
         "the batch (current). They mark a column by distance alone; the alarm asks for p as well."
     )
     return f"{head}<body>\n{_verdict(alarm, note)}\n{body}"
@@ -56,18 +56,17 @@ def _meta() -> str:
     return f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
 
 
-def _charts(alarm: Alarm, reference: Profile, current: pd.DataFrame) -> str:
+def _charts(alarm: Alarm, summary: Summary, before: pd.DataFrame, now: pd.DataFrame) -> str:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
     _register_total_variation()
-    was = reference.summary
-    before, now = (frame(table, reference) for table in (reference.sample, current))
+    before, now = frame(before, summary), frame(now, summary)
     # A column without a single value ends Evidently's whole report.
     drawn = [str(c) for c in before if before[c].notna().any() and now[c].notna().any()]
     definition = DataDefinition(
-        numerical_columns=[c for c in drawn if c in was.numbers],
-        categorical_columns=[c for c in drawn if c in was.categories],
+        numerical_columns=[c for c in drawn if c in summary.numbers],
+        categorical_columns=[c for c in drawn if c in summary.categories],
     )
     floors = {c.column: c.floor for c in alarm.columns}
     preset = DataDriftPreset(
@@ -84,19 +83,20 @@ def _charts(alarm: Alarm, reference: Profile, current: pd.DataFrame) -> str:
     return str(snapshot.get_html_str(as_iframe=False))
 
 
-def frame(table: pd.DataFrame, reference: Profile) -> pd.DataFrame:
+def frame(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     """The drift columns in types that Evidently reads: float64 and text (it ignores times, drops
     nullable and Arrow types without a word, and fails on a pandas NA)."""
     import pandas as pd
 
-    was = reference.summary
     columns: dict[str, np.ndarray] = {}
-    for name, number in was.numbers.items():
+    for name, number in summary.numbers.items():
         scale = number.sd if 0 < number.sd < NARROW else 1.0
-        columns[name] = profile.values(table, name, was.time) / scale
-    for name in was.categories:
+        columns[name] = profile.values(table, name, summary.time) / scale
+    for name in summary.categories:
         found = table[name].astype(object)
-        columns[name] = found.where(found.notna(), None).map(str, na_action="ignore").to_numpy()
+        texts = found.where(found.notna(), None).map(str, na_action="ignore")
+        # Evidently writes values into its script as they are: "</script>" would end it.
+        columns[name] = texts.str.replace("<", "‹", regex=False).to_numpy()
     return pd.DataFrame(columns)
 
 

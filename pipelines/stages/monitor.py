@@ -153,9 +153,12 @@ def _draw(
     """The page is for reading and decides nothing, so a failure to draw is told and not raised."""
     from pipelines.adapters import drift
 
-    current = profile.draw(rows, reference.summary.time, settings.sample, seed)
+    time = reference.summary.time
+    before, now = (
+        profile.draw(table, time, settings.sample, seed) for table in (reference.sample, rows)
+    )
     try:
-        text = drift.page(alarm, reference, current)
+        text = drift.page(alarm, reference.summary, before, now)
     except Exception as error:  # whatever Evidently raises: the alarm itself is written already
         log.warning("monitor %s %s: Evidently drew no page: %s", alarm.task, alarm.period, error)
         text = drift.plain_page(alarm, f"Evidently could not draw its charts: {error}")
