@@ -28,7 +28,9 @@ def close(name: str, figures: list[Figure], detail: dict[str, Any]) -> None:
     width = max(len(f.name) for f in figures)
     for figure in figures:
         mark = "met   " if figure.met else "MISSED"
-        print(f"{mark} {figure.name:<{width}} {figure.value:>9.4f}   aim: {figure.better} {figure.aim:g}")
+        print(
+            f"{mark} {figure.name:<{width}} {figure.value:>9.4f}   aim: {figure.better} {figure.aim:g}"
+        )
     RESULTS.mkdir(exist_ok=True)
     told = {"figures": [asdict(f) | {"met": f.met} for f in figures], "detail": detail}
     path = RESULTS / f"{name}.json"

@@ -34,13 +34,19 @@ def main() -> None:
     finally:
         shutil.rmtree(home)
     for (dvc_wall, dvc_cpu), (script_wall, script_cpu) in pairs:
-        print(f"dvc repro {dvc_wall:6.1f} s ({dvc_cpu:.1f} cpu)   by hand {script_wall:6.1f} s ({script_cpu:.1f} cpu)")
+        print(
+            f"dvc repro {dvc_wall:6.1f} s ({dvc_cpu:.1f} cpu)   "
+            f"by hand {script_wall:6.1f} s ({script_cpu:.1f} cpu)"
+        )
+    wall = statistics.median(a[0] / b[0] for a, b in pairs)
+    processor = statistics.median(a[1] / b[1] for a, b in pairs)
+    nothing = statistics.median(seconds for _, seconds in idle)
     close(
         "overhead",
         [
-            Figure("dvc repro over one script, wall", statistics.median(a[0] / b[0] for a, b in pairs), 1.5, "at most"),
-            Figure("dvc repro over one script, processor", statistics.median(a[1] / b[1] for a, b in pairs), 1.5, "at most"),
-            Figure("dvc repro with nothing to do, processor seconds", statistics.median(i[1] for i in idle), 2.0, "at most"),
+            Figure("dvc repro over one script, wall", wall, 1.5, "at most"),
+            Figure("dvc repro over one script, processor", processor, 1.5, "at most"),
+            Figure("dvc repro with nothing to do, processor seconds", nothing, 2.0, "at most"),
         ],
         {"pairs": pairs, "idle": idle},
     )  # fmt: skip
@@ -51,7 +57,14 @@ def dvc() -> str:
 
 
 def by_dvc(clone: Path) -> tuple[float, float]:
-    for made in (clone / "data", clone / ".mlflow", clone / ".perennial", clone / "dvc.lock", clone / ".dvc" / "cache", clone / ".dvc" / "tmp"):
+    for made in (
+        clone / "data",
+        clone / ".mlflow",
+        clone / ".perennial",
+        clone / "dvc.lock",
+        clone / ".dvc" / "cache",
+        clone / ".dvc" / "tmp",
+    ):
         shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
     return run(clone, dvc(), "repro", "--quiet", "evaluate@flights")
 
@@ -69,7 +82,9 @@ def run(where: Path, *command: str) -> tuple[float, float]:
     }
     environment.pop("PERENNIAL_ROOT", None)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=where, env=environment, capture_output=True, text=True, check=False
+    )
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:

@@ -41,17 +41,21 @@ def main() -> None:
     policies = network["policies"]
     best = max(POLICIES, key=lambda p: policies[p]["mean_auc"])
     alarm, frozen = policies["on-alarm"], policies["frozen"]
+    network_lead = network["ungated_mean"] - rival
+    behind = alarm["mean_auc"] - policies[best]["mean_auc"]
+    share = alarm["trainings"] / policies["always"]["trainings"]
+    earned = alarm["mean_auc"] - frozen["mean_auc"]
     print()
     close(
         "quality",
         [
-            Figure("network minus the better trees, ungated mean AUC", network["ungated_mean"] - rival, -0.003, "at least"),
-            Figure(f"on-alarm minus best policy ({best})", alarm["mean_auc"] - policies[best]["mean_auc"], -0.005, "at least"),
-            Figure("on-alarm trainings over always", alarm["trainings"] / policies["always"]["trainings"], 0.5, "at most"),
-            Figure("on-alarm minus frozen", alarm["mean_auc"] - frozen["mean_auc"], 0.02, "at least"),
+            Figure("network minus the better trees, ungated", network_lead, -0.003, "at least"),
+            Figure(f"on-alarm minus best policy ({best})", behind, -0.005, "at least"),
+            Figure("on-alarm trainings over always", share, 0.5, "at most"),
+            Figure("on-alarm minus frozen", earned, 0.02, "at least"),
         ],
         told,
-    )  # fmt: skip
+    )
 
 
 def measure(project: Project, family: str) -> dict[str, Any]:

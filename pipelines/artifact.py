@@ -67,11 +67,11 @@ class About(Record):
     contract: str
     baseline_rate: float
     """Share of label 1 among the training rows."""
-    baseline: dict[str, float] = {}
+    baseline: dict[str, float]
     """Share of label 1 by hour of day: the naive prediction that a model must beat."""
     rows: dict[str, int]
     """Rows of train, validation and test."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,7 @@ def load(folder: Path) -> Artifact:
     """Raises ArtifactError when a file is missing, altered, unreadable or answers its examples wrongly."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():
-        raise ArtifactError(
-            f"{folder} holds no model (no manifest.json). Make one with: dvc repro"
-        )
+        raise ArtifactError(f"{folder} holds no model (no manifest.json). Make one with: dvc repro")
     try:
         expected = json.loads(manifest.read_text())
         for name in FILES:
@@ -171,7 +169,9 @@ def load(folder: Path) -> Artifact:
         contract = Contract.model_validate_json((folder / "contract.json").read_text())
         about = About.model_validate_json((folder / "about.json").read_text())
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{folder} cannot be read: {error}. Make it again with: dvc repro") from error
+        raise ArtifactError(
+            f"{folder} cannot be read: {error}. Make it again with: dvc repro"
+        ) from error
     return Artifact(folder, about, contract, _md5(manifest), open_graph(folder / "model.onnx"))
 
 
@@ -187,7 +187,9 @@ def open_graph(graph: Path | bytes) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise ArtifactError(f"model.onnx does not load: {error}. Make it again with: dvc repro") from error
+        raise ArtifactError(
+            f"model.onnx does not load: {error}. Make it again with: dvc repro"
+        ) from error
 
 
 def self_test(artifact: Artifact) -> float:

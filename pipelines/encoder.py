@@ -110,7 +110,9 @@ def fit_encoder(
     categories = []
     for name in contract.categories:
         levels, counts = np.unique(raw[name].astype(str), return_counts=True)
-        kept = (str(v) for v, n in zip(levels, counts, strict=True) if v != "" and n >= min_category)
+        kept = (
+            str(v) for v, n in zip(levels, counts, strict=True) if v != "" and n >= min_category
+        )
         categories.append(Category(name=name, levels=tuple(kept)))
     return Encoder(
         time=contract.time,
@@ -126,4 +128,6 @@ def _number(name: str, values: np.ndarray) -> Number:
     if not len(there):
         return Number(name=name, mean=0.0, scale=1.0)
     deviation = float(there.std())
-    return Number(name=name, mean=float(there.mean()), scale=deviation if deviation > 1e-12 else 1.0)
+    return Number(
+        name=name, mean=float(there.mean()), scale=deviation if deviation > 1e-12 else 1.0
+    )

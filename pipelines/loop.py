@@ -12,14 +12,23 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipelines import ledger, periods, policy, store
-from pipelines import store
 from pipelines.adapters.registry import Registry
 from pipelines.artifact import load
 from pipelines.errors import ParamsError
 from pipelines.lock import task_lock
 from pipelines.project import Project
 from pipelines.records import Alarm, Decision, Record, Verdict
-from pipelines.stages import evaluate, ingest, labels, monitor, prepare, promote, score, train, validate
+from pipelines.stages import (
+    evaluate,
+    ingest,
+    labels,
+    monitor,
+    prepare,
+    promote,
+    score,
+    train,
+    validate,
+)
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +198,9 @@ def _new_labels(project: Project, known: str) -> int:
 def _retrain(candidate: Project, registry: Registry, period: str, decision: Decision) -> Verdict:
     """A training in a folder of its own, then the gate; promotion when the gate says so."""
     train_candidate(candidate, "; ".join(decision.reasons))
-    return promote.challenge(candidate.name, candidate.task, candidate.contract, candidate.at, registry, period)
+    return promote.challenge(
+        candidate.name, candidate.task, candidate.contract, candidate.at, registry, period
+    )
 
 
 def train_candidate(candidate: Project, reason: str) -> float:

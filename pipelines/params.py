@@ -294,7 +294,11 @@ def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, .
             here = typing.get_args(here)[1]
         if isinstance(here, types.UnionType):
             here = next(
-                (a for a in typing.get_args(here) if isinstance(a, type) and issubclass(a, BaseModel)),
+                (
+                    a
+                    for a in typing.get_args(here)
+                    if isinstance(a, type) and issubclass(a, BaseModel)
+                ),
                 None,
             )
     if isinstance(here, type) and issubclass(here, BaseModel):

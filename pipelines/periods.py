@@ -37,7 +37,11 @@ def start_and_end(period: str, length: str) -> tuple[dt.datetime, dt.datetime]:
         ) from None
     if length == "month":
         return start, (start.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
-    days = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1), "week": dt.timedelta(days=7)}
+    days = {
+        "hour": dt.timedelta(hours=1),
+        "day": dt.timedelta(days=1),
+        "week": dt.timedelta(days=7),
+    }
     return start, start + days[length]
 
 
@@ -68,4 +72,5 @@ def period_names(times: pd.Series, length: str) -> pd.Series:
     unit = "h" if length == "hour" else "D"
     floors = times.dt.floor(unit)
     names = {moment: moment.strftime(FORMATS[length]) for moment in floors.dropna().unique()}
-    return floors.map(names)
+    found: pd.Series = floors.map(names)
+    return found

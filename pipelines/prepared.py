@@ -26,8 +26,12 @@ def load_rows(at: Paths, part: str, name: str) -> Rows:
 
 
 def load_encoder(at: Paths, name: str) -> Encoder:
-    return Encoder.model_validate(store.read_json(at.prepared / "encoder.json", f"dvc repro prepare@{name}"))
+    return Encoder.model_validate(
+        store.read_json(at.prepared / "encoder.json", f"dvc repro prepare@{name}")
+    )
 
 
 def load_prepared(at: Paths, name: str) -> Prepared:
-    return Prepared.model_validate(store.read_json(at.prepared / "prepared.json", f"dvc repro prepare@{name}"))
+    return Prepared.model_validate(
+        store.read_json(at.prepared / "prepared.json", f"dvc repro prepare@{name}")
+    )

@@ -84,5 +84,7 @@ def as_table(told: dict[str, Any]) -> str:
         ("promotions", "promotions", "d"),
         ("seconds", "seconds", ".1f"),
     ):
-        out.append(f"{title:<12}" + "".join(f"{told[p][key]:>{width - 1}{form}} " for p in policies))
+        out.append(
+            f"{title:<12}" + "".join(f"{told[p][key]:>{width - 1}{form}} " for p in policies)
+        )
     return "\n".join([*out, "^ a training was asked for; seconds of training only"])

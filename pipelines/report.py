@@ -66,7 +66,9 @@ def answers_in_order(project: Project, period: str, keys: np.ndarray) -> np.ndar
         f"perennial score {project.name} --batch {period}",
         ["id", "probability"],
     )
-    by_row = dict(zip(answers["id"].str.rsplit("-", n=1).str[-1], answers["probability"], strict=True))
+    by_row = dict(
+        zip(answers["id"].str.rsplit("-", n=1).str[-1], answers["probability"], strict=True)
+    )
     return np.array([by_row[f"{key:016x}"] for key in keys.tolist()])
 
 
@@ -96,7 +98,9 @@ def as_table(found: list[Line]) -> str:
     mean, frozen = (float(np.mean([getattr(x, f) for x in found])) for f in ("auc", "frozen_auc"))
     trainings = sum(x.action == "retrain" and x.reason != FIRST for x in found)
     out.append("-" * len(head))
-    out.append(f"{'mean':<38}{mean:>8.3f}{frozen:>8.3f}   {trainings} retrainings after the first model")
+    out.append(
+        f"{'mean':<38}{mean:>8.3f}{frozen:>8.3f}   {trainings} retrainings after the first model"
+    )
     return "\n".join(out)
 
 

@@ -53,15 +53,19 @@ def as_text(found: list[dict[str, Any]]) -> str:
             f"batches      {batches['count']} landed{span}; {task['accepted']} accepted; "
             f"quarantined: {', '.join(task['quarantined']) or 'none'}",
             "registry     "
-            + (", ".join(f"{a} = version {v}" for a, v in sorted(task["aliases"].items())) or "empty"),
+            + (
+                ", ".join(f"{a} = version {v}" for a, v in sorted(task["aliases"].items()))
+                or "empty"
+            ),
         ]
         if tick:
             decision = tick["decision"]
+            verdict = f"{tick['verdict']}: {tick['why']}" if tick["verdict"] else "no training"
             lines += [
                 f"last tick    {tick['period']}: {tick['rows']} rows answered by version {tick['champion']}",
                 f"alarm        {'; '.join(tick['alarm']) or 'none'}",
                 f"policy       {decision['action']}: {'; '.join(decision['reasons'])}",
-                f"verdict      {tick['verdict'] or 'no training'}{': ' + tick['why'] if tick['verdict'] else ''}",
+                f"verdict      {verdict}",
                 f"one answer   perennial trace {task['prediction']}",
             ]
         if task["held_by"]:

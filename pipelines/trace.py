@@ -40,9 +40,7 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
         "code": {"commit": commit, "dirty": tags.get("git.dirty", "")},
         "params": about.params,
         "data": [d.model_dump(mode="json") for d in about.data],
-        "validation": {
-            d.period: _validation(project, d.period) for d in about.data
-        },
+        "validation": {d.period: _validation(project, d.period) for d in about.data},
         "verdict": tags.get("verdict", "none: promoted by hand"),
         "verdict_reason": tags.get("verdict_reason", ""),
         "rebuild": _rebuild(project, commit, about.window["last"]),
@@ -68,7 +66,8 @@ def _validation(project: Project, period: str) -> str:
         return f"{path} is gone; make it again with: perennial validate {project.name} --batch {period}"
     found = store.read_json(path, f"perennial validate {project.name} --batch {period}")
     passed = sum(f["passed"] for f in found["findings"])
-    return f"{'accepted' if found['accepted'] else 'quarantined'}, {passed} of {len(found['findings'])} rules held"
+    said = "accepted" if found["accepted"] else "quarantined"
+    return f"{said}, {passed} of {len(found['findings'])} rules held"
 
 
 def _rebuild(project: Project, commit: str, last: str) -> list[str]:

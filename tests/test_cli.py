@@ -46,7 +46,9 @@ def test_every_command_has_help_and_an_example_of_itself(words, command):
 
 def test_starting_imports_nothing_heavy():
     code = "import sys, pipelines.__main__; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
     assert not HEAVY & set(done.stdout.split())
 
 
@@ -55,7 +57,9 @@ def test_reading_settings_imports_nothing_heavy():
         "import sys; from pipelines.project import open_project; open_project('flights');"
         "print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
     assert not HEAVY & set(done.stdout.split())
 
 
@@ -81,7 +85,9 @@ def test_each_kind_of_failure_has_its_own_exit_status_and_the_tree_says_so():
         (["frobnicate"], 2, "No such command"),
     ],
 )
-def test_a_failure_leaves_with_its_status_and_the_command_that_mends_it(perennial, words, status, said):
+def test_a_failure_leaves_with_its_status_and_the_command_that_mends_it(
+    perennial, words, status, said
+):
     done = perennial(*words)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr

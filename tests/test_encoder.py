@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit
@@ -141,9 +141,8 @@ def test_the_split_keeps_every_row_once_in_time_and_tears_no_moment(gaps, last, 
     window = Window(first="a", last="b", validation=0.2, test=0.3)
     try:
         parts = tabular.split(time, last, window)
-    except ParamsError as refused:
-        assert "too few or too alike" in str(refused)
-        return
+    except ParamsError:
+        assume(False)
     train, validation, test = (time[p] for p in (parts.train, parts.validation, parts.test))
     assert np.array_equal(np.concatenate([train, validation, test]), time)
     assert train.max() < validation.min()

@@ -44,7 +44,9 @@ def test_dvc_depends_on_code_that_exists():
 
 def test_dvc_names_the_folders_that_paths_spells(tmp_path):
     at = Paths(tmp_path, "${key}")
-    spelled = {str(p.relative_to(tmp_path)) for p in (at.raw, at.valid, at.prepared, at.model, at.report)}
+    spelled = {
+        str(p.relative_to(tmp_path)) for p in (at.raw, at.valid, at.prepared, at.model, at.report)
+    }
     used = set()
     for stage in DVC.values():
         for kind in ("outs", "plots", "metrics"):

@@ -24,9 +24,13 @@ def land(project, *periods):
 
 def test_landing_twice_changes_nothing(project):
     assert land(project, *PERIODS) == list(PERIODS)
-    before = {p: (store.md5(project.at.batch(p)), project.at.batch(p).stat().st_mtime_ns) for p in PERIODS}
+    before = {
+        p: (store.md5(project.at.batch(p)), project.at.batch(p).stat().st_mtime_ns) for p in PERIODS
+    }
     assert land(project, *PERIODS) == []
-    after = {p: (store.md5(project.at.batch(p)), project.at.batch(p).stat().st_mtime_ns) for p in PERIODS}
+    after = {
+        p: (store.md5(project.at.batch(p)), project.at.batch(p).stat().st_mtime_ns) for p in PERIODS
+    }
     assert before == after
 
 
@@ -65,7 +69,9 @@ def test_a_truncated_batch_is_named_with_the_command_that_replaces_it(project):
     land(project, "2013-01")
     path = project.at.batch("2013-01")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(BatchConflict, match=r"cannot be read.*rm .*perennial ingest flights --batch"):
+    with pytest.raises(
+        BatchConflict, match=r"cannot be read.*rm .*perennial ingest flights --batch"
+    ):
         land(project, "2013-01")
 
 
@@ -78,9 +84,14 @@ def test_a_batch_that_the_source_lacks_lists_what_it_has(project):
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "kept.txt"
     store.write_text(path, "old")
-    with pytest.raises(RuntimeError, match="in the middle"), store.atomic(path) as temporary:
-        temporary.write_text("half of the n")
-        raise RuntimeError("in the middle")
+
+    def fail() -> None:
+        with store.atomic(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -89,9 +100,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
     with store.atomic_folder(folder) as new:
         (new / "a").write_text("1")
-    with pytest.raises(RuntimeError, match="in the middle"), store.atomic_folder(folder) as new:
-        (new / "b").write_text("2")
-        raise RuntimeError("in the middle")
+
+    def fail() -> None:
+        with store.atomic_folder(folder) as new:
+            (new / "b").write_text("2")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert [p.name for p in folder.iterdir()] == ["a"]
     assert list(tmp_path.iterdir()) == [folder]
 

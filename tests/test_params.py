@@ -33,12 +33,28 @@ def test_the_shipped_settings_load():
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("tasks", "flights", "train", "lerning_rate"), 0.1, ["train.lerning_rate", "allowed are", "family"]),
+        (
+            ("tasks", "flights", "train", "lerning_rate"),
+            0.1,
+            ["train.lerning_rate", "allowed are", "family"],
+        ),
         (("tasks", "flights", "windw"), {}, ["flights.windw", "allowed are", "window"]),
-        (("tasks", "flights", "train", "family"), "forrest", ["train.family", '"forrest"', "'forest'"]),
-        (("tasks", "flights", "gate", "confidence"), 1.5, ["gate.confidence", "1.5", "less than 1"]),
+        (
+            ("tasks", "flights", "train", "family"),
+            "forrest",
+            ["train.family", '"forrest"', "'forest'"],
+        ),
+        (
+            ("tasks", "flights", "gate", "confidence"),
+            1.5,
+            ["gate.confidence", "1.5", "less than 1"],
+        ),
         (("tasks", "flights", "train", "seed"), "seven", ["train.seed", '"seven"', "integer"]),
-        (("tasks", "flights", "window", "first"), "2013-09", ["window", "2013-09 is after last 2013-03"]),
+        (
+            ("tasks", "flights", "window", "first"),
+            "2013-09",
+            ["window", "2013-09 is after last 2013-03"],
+        ),
         (("tasks", "flights", "source"), {"kind": "files"}, ["source", "needs a path"]),
     ],
 )

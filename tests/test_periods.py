@@ -45,7 +45,8 @@ def test_rows_get_the_name_of_their_own_period(moments, length):
 
 
 @pytest.mark.parametrize(
-    ("name", "length"), [("2013-4", "month"), ("2013-13", "month"), ("2013-04-31", "day"), ("", "week")]
+    ("name", "length"),
+    [("2013-4", "month"), ("2013-13", "month"), ("2013-04-31", "day"), ("", "week")],
 )
 def test_a_name_of_another_shape_is_refused_with_an_example(name, length):
     with pytest.raises(ParamsError, match="is written like 2013"):

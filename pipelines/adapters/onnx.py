@@ -93,7 +93,9 @@ def _encoder_graph(encoder: Encoder, opsets: dict[str, int], ir_version: int) ->
     if codes:
         node("Concat", codes, "codes", axis=1)
 
-    types = {encoder.time: TensorProto.INT64} | {c.name: TensorProto.STRING for c in encoder.categories}
+    types = {encoder.time: TensorProto.INT64} | {
+        c.name: TensorProto.STRING for c in encoder.categories
+    }
     graph = helper.make_graph(
         nodes,
         "perennial",

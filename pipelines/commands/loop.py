@@ -39,7 +39,12 @@ def tick(task: str, batch: str | None, through: str | None, wait: bool, as_json:
 
 @click.command(epilog=example("perennial replay flights --policy frozen,always,on-alarm"))
 @task_argument
-@click.option("--policy", default="frozen,always,on-alarm", show_default=True, help="One or more, with commas.")
+@click.option(
+    "--policy",
+    default="frozen,always,on-alarm",
+    show_default=True,
+    help="One or more, with commas.",
+)
 @click.option("--through", metavar="PERIOD", help="Last batch; else the source's last.")
 @json_option
 def replay(task: str, policy: str, through: str | None, as_json: bool) -> None:

@@ -33,7 +33,9 @@ task_argument = click.argument("task", shell_complete=_tasks)
 batch_option = click.option(
     "--batch", metavar="PERIOD", help="One batch, e.g. 2013-04; else the window of params.yaml."
 )
-one_batch = click.option("--batch", metavar="PERIOD", required=True, help="The batch, e.g. 2013-04.")
+one_batch = click.option(
+    "--batch", metavar="PERIOD", required=True, help="The batch, e.g. 2013-04."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 wait_option = click.option("--wait", is_flag=True, help="Wait for whoever holds the task.")
 

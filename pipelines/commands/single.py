@@ -32,7 +32,9 @@ def gate(task: str, as_json: bool) -> None:
 @click.command(epilog=example("perennial promote flights"))
 @task_argument
 @click.option("--version", "version", help="A registered version; else the challenger.")
-@click.option("--force", is_flag=True, help="Although the verdict is not promote; recorded as such.")
+@click.option(
+    "--force", is_flag=True, help="Although the verdict is not promote; recorded as such."
+)
 @json_option
 def promote(task: str, version: str | None, force: bool, as_json: bool) -> None:
     """Move the champion alias to a version that the gate let through."""

@@ -74,10 +74,10 @@ def _joined(folder: Path) -> pd.DataFrame:
     weather = weather.drop_duplicates(["origin", *hour])
     flights["tailnum"] = assigned_aircraft(flights)
     table = flights.merge(
-        weather[["origin", *hour, *WEATHER]].rename(columns=WEATHER), on=["origin", *hour], how="left"
-    ).merge(
-        planes[["tailnum", *AIRCRAFT]].rename(columns=AIRCRAFT), on="tailnum", how="left"
-    )
+        weather[["origin", *hour, *WEATHER]].rename(columns=WEATHER),
+        on=["origin", *hour],
+        how="left",
+    ).merge(planes[["tailnum", *AIRCRAFT]].rename(columns=AIRCRAFT), on="tailnum", how="left")
     columns = {
         "scheduled_departure": pd.to_datetime(table[[*hour, "minute"]]).astype("datetime64[s]"),
         "scheduled_arrival": table["sched_arr_time"] // 100 * 60 + table["sched_arr_time"] % 100,

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import artifact, metrics
-from pipelines import store
+from pipelines import artifact, metrics, store
 from pipelines.contract import Contract
 from pipelines.params import Task
 from pipelines.paths import Paths
@@ -35,7 +34,7 @@ def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float
 
     summary = summarise(label, probability, model.about.threshold, task)
     slices = by_slice(label, probability, slices_of(test, contract, task.evaluate.slices), task)
-    curves = {
+    curves: dict[str, list[dict[str, Any]]] = {
         "roc": roc(label, probability),
         "precision_recall": precision_recall(label, probability),
         "calibration": [
@@ -99,7 +98,13 @@ def by_slice(
             if np.isfinite(auc):
                 rate = float(label[here].mean())
                 found.append(
-                    {"column": column, "value": value, "rows": int(here.sum()), "rate": rate, "auc": auc}
+                    {
+                        "column": column,
+                        "value": value,
+                        "rows": int(here.sum()),
+                        "rate": rate,
+                        "auc": auc,
+                    }
                 )
     return found
 
@@ -110,9 +115,12 @@ def roc(label: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
     misses = np.r_[0, np.cumsum(label[order] == 0)]
     at = np.unique(np.linspace(0, len(label), CURVE_POINTS).astype(int))
     return [
-        {"false_positive_rate": float(misses[i] / max(misses[-1], 1)), "true_positive_rate": float(hits[i] / max(hits[-1], 1))}
+        {
+            "false_positive_rate": float(misses[i] / max(misses[-1], 1)),
+            "true_positive_rate": float(hits[i] / max(hits[-1], 1)),
+        }
         for i in at
-    ]  # fmt: skip
+    ]
 
 
 def precision_recall(label: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
@@ -141,7 +149,9 @@ def _picture(path: Path, name: str, summary: dict[str, float], curves: dict[str,
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    figure.suptitle(f"{name}: test AUC {summary['test_auc']:.3f} on {int(summary['test_rows'])} rows")
+    figure.suptitle(
+        f"{name}: test AUC {summary['test_auc']:.3f} on {int(summary['test_rows'])} rows"
+    )
     for axis, (curve, x, y) in zip(
         axes,
         (
@@ -152,7 +162,9 @@ def _picture(path: Path, name: str, summary: dict[str, float], curves: dict[str,
         strict=True,
     ):
         axis.plot([r[x] for r in curves[curve]], [r[y] for r in curves[curve]], marker=".", ms=3)
-        axis.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=curve.replace("_", " "))
+        axis.set(
+            xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=curve.replace("_", " ")
+        )
         if curve != "precision_recall":
             limit = 1.0 if curve == "roc" else max(r["predicted"] for r in curves[curve])
             axis.plot([0, limit], [0, limit], color="grey", lw=1, ls=":")

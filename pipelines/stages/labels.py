@@ -26,10 +26,15 @@ def run(name: str, contract: Contract, at: Paths, period: str) -> int:
         return 0
     columns = [*contract.key, contract.label]
     batch = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", columns)
-    answers = store.read_table(at.predictions(period), f"perennial score {name} --batch {period}", ["id"])
+    answers = store.read_table(
+        at.predictions(period), f"perennial score {name} --batch {period}", ["id"]
+    )
 
     known = pd.DataFrame(
-        {"row": [f"{k:016x}" for k in row_keys(batch, contract).tolist()], "label": batch[contract.label]}
+        {
+            "row": [f"{k:016x}" for k in row_keys(batch, contract).tolist()],
+            "label": batch[contract.label],
+        }
     )
     row = answers["id"].str.rsplit("-", n=1).str[-1]
     labelled = answers.assign(row=row).merge(known, on="row")[["id", "label"]]

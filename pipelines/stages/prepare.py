@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import profile
-from pipelines import store
+from pipelines import profile, store
 from pipelines.contract import Contract
 from pipelines.encoder import fit_encoder, hour_of_day
 from pipelines.params import Task
@@ -19,7 +18,7 @@ from pipelines.records import DataHash, Rows, Validation
 from pipelines.tasks import tabular
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,10 @@ def run(
         last=periods[-1],
         data=tuple(
             DataHash(
-                period=v.period, md5=v.content, rows=v.rows, validation=store.digest_of(v.model_dump(mode="json"))
+                period=v.period,
+                md5=v.content,
+                rows=v.rows,
+                validation=store.digest_of(v.model_dump(mode="json")),
             )
             for v in validations
         ),

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(name: str, contract: Contract, at: Paths, period: str, model: Artifact, version: str) -> int:
+def run(
+    name: str, contract: Contract, at: Paths, period: str, model: Artifact, version: str
+) -> int:
     """Rows answered. A batch already answered is left as it is: an answer given cannot be taken back."""
     if at.predictions(period).is_file():
         return len(store.read_table(at.predictions(period), "", columns=["id"]))

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines import artifact, metrics
-from pipelines import store
+from pipelines import artifact, metrics, store
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 from pipelines.params import Task
@@ -35,7 +34,9 @@ MEASURED = {"rows_per_second"}
 """Differs from run to run, so it goes to MLflow and not into the files."""
 
 
-def run(name: str, task: Task, contract: Contract, at: Paths, reason: str = "dvc repro") -> artifact.About:
+def run(
+    name: str, task: Task, contract: Contract, at: Paths, reason: str = "dvc repro"
+) -> artifact.About:
     """Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise."""
     import pandas as pd
 
@@ -111,7 +112,9 @@ def _answers(model: Any, table: pd.DataFrame, encoder: Any, contract: Contract) 
     return np.asarray(model.predict(numbers, codes))
 
 
-def _about(name: str, task: Task, prepared: Prepared, validation: Rows, model: Any) -> artifact.About:
+def _about(
+    name: str, task: Task, prepared: Prepared, validation: Rows, model: Any
+) -> artifact.About:
     probability = model.predict(validation.numbers, validation.codes)
     return artifact.About(
         task=name,

@@ -66,5 +66,7 @@ def test_repro_runs_what_depends_on_the_change_and_nothing_else(clone: Path, she
 def test_the_same_commit_gives_the_same_bytes(clone: Path, shell):
     shell("dvc repro -q evaluate@flights")
     before = (clone / "dvc.lock").read_text()
-    shell("rm -rf data .mlflow .perennial .dvc/cache .dvc/tmp && dvc repro -q --force evaluate@flights")
+    shell(
+        "rm -rf data .mlflow .perennial .dvc/cache .dvc/tmp && dvc repro -q --force evaluate@flights"
+    )
     assert (clone / "dvc.lock").read_text() == before

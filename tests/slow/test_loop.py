@@ -17,7 +17,6 @@ from pipelines.errors import ParamsError, Quarantined, UnknownId
 from pipelines.project import Project, open_project
 from pipelines.stages import promote
 from tests.slow.test_never_lost import PARAMS, project
-from tests.slow.test_never_lost import shop as shop_table
 
 pytestmark = pytest.mark.slow
 WEEKS = ("2024-W09", "2024-W10", "2024-W11")
@@ -126,7 +125,9 @@ def test_an_answer_is_traced_to_the_bytes_that_made_its_model(shop):
     assert trace.as_text(found)
 
 
-@pytest.mark.parametrize("wrong", ["orders-1-0000000000000000", "orders", "orders-x-00f1e2d3c4b5a697"])
+@pytest.mark.parametrize(
+    "wrong", ["orders-1-0000000000000000", "orders", "orders-x-00f1e2d3c4b5a697"]
+)
 def test_an_id_nobody_gave_is_said_to_be_unknown(shop, wrong):
     with pytest.raises(UnknownId, match="perennial status"):
         trace.trace(open_project(trace.task_of(wrong)), wrong)
@@ -197,7 +198,16 @@ def test_the_steps_of_a_tick_come_in_the_order_of_the_flow(tmp_path, monkeypatch
 
         monkeypatch.setattr(module, name, wrapped)
 
-    for step in ("ingest", "validate", "labels", "monitor", "prepare", "train", "evaluate", "score"):
+    for step in (
+        "ingest",
+        "validate",
+        "labels",
+        "monitor",
+        "prepare",
+        "train",
+        "evaluate",
+        "score",
+    ):
         spy(getattr(loop, step), "run", step)
     spy(loop.policy, "decide", "policy")
     spy(loop.promote, "gate", "gate")

@@ -50,7 +50,9 @@ def project(folder: Path) -> Path:
     table = shop(days=77, rows_a_day=600)
     table.to_parquet(folder / "inbox" / "orders.parquet", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump({"tasks": {"orders": PARAMS}}))
-    weeks = {str(name): rows for name, rows in table.groupby(table["ordered_at"].dt.strftime("%G-W%V"))}
+    weeks = {
+        str(name): rows for name, rows in table.groupby(table["ordered_at"].dt.strftime("%G-W%V"))
+    }
     text = propose.propose("orders", weeks, key=["order"], label="returned")
     (folder / "contracts" / "orders.yaml").write_text(text)
     contract.parse(text)
@@ -80,7 +82,11 @@ def hashes(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted((folder / "data").rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or path.suffix == ".html" or path.name in ("seconds.json", "ledger.jsonl"):
+        if (
+            not path.is_file()
+            or path.suffix == ".html"
+            or path.name in ("seconds.json", "ledger.jsonl")
+        ):
             continue
         if "2_docs" in name:
             continue
@@ -121,8 +127,19 @@ def test_a_killed_tick_is_finished_by_the_same_command(folder, tmp_path):
         finish(start(folder, "tick", "orders", "--batch", period))
 
     expected = hashes(whole)
-    for stage in ("1_raw", "2_valid", "3_prepared", "4_model", "5_report", "labels", "alarms", "verdicts"):
-        assert any(stage in name for name in expected), f"no tick reached {stage}: nothing is proven"
+    for stage in (
+        "1_raw",
+        "2_valid",
+        "3_prepared",
+        "4_model",
+        "5_report",
+        "labels",
+        "alarms",
+        "verdicts",
+    ):
+        assert any(stage in name for name in expected), (
+            f"no tick reached {stage}: nothing is proven"
+        )
     assert hashes(folder) == expected
     assert said(folder) == said(whole)
     left = [p for p in folder.rglob(".*") if p.suffix in (".tmp", ".old")]

@@ -45,7 +45,9 @@ def test_the_readme_takes_a_folder_of_csv_files_to_a_champion_that_answers(shop_
 
     metrics = json.loads((clone / "data" / "5_report" / "orders" / "metrics.json").read_text())
     assert metrics["test_auc"] > 0.75, "the made-up shop has a signal that a model must find"
-    answers = pd.read_parquet(clone / "data" / "6_live" / "orders" / "predictions" / "2024-W09.parquet")
+    answers = pd.read_parquet(
+        clone / "data" / "6_live" / "orders" / "predictions" / "2024-W09.parquet"
+    )
     table = shop(days=77, rows_a_day=600)
     week = table[table["ordered_at"].dt.strftime("%G-W%V") == "2024-W09"]
     assert sorted(answers["order"]) == sorted(week["order"])
