@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipelines.errors import MissingInput, ParamsError
-from pipelines.params import Settings, explain
+from pipelines.settings import Settings, explain
 
 Type = Literal["timestamp", "integer", "number", "category", "boolean"]
 Severity = Literal["critical", "warning"]

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -21,14 +17,9 @@ from pydantic import (
 )
 
 from pipelines.errors import MissingInput, ParamsError
+from pipelines.settings import Settings, explain
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
-    )
 
 
 class Source(Settings):
@@ -263,44 +254,3 @@ def task(path: Path, name: str) -> Task:
             f"Add one with: perennial contract propose {name} --help"
         )
     return params.tasks[name]
-
-
-def explain(error: ValidationError, file: str, model: type[BaseModel] | None = None) -> str:
-    """One line a mistake: file, key, value, what is allowed."""
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1]) if model else ()
-            allowed = f"; allowed are: {', '.join(known)}" if known else ""
-            lines.append(f"{file}: {where} is not a known key{allowed}")
-        elif item["type"] == "missing":
-            lines.append(f"{file}: {where} is missing")
-        else:
-            value = json.dumps(item["input"], default=str)
-            shown = value if len(value) < 80 else value[:77] + "..."
-            lines.append(f"{file}: {where or 'content'} is {shown}: {item['msg']}")
-    return "\n".join([*lines, f"Mend it with: edit {file}"])
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    """Names of the keys of the settings at `loc`, following dicts and unions."""
-    here: object = model
-    for part in loc:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            found = here.model_fields.get(str(part))
-            here = found.annotation if found else None
-        elif typing.get_origin(here) is dict:
-            here = typing.get_args(here)[1]
-        if isinstance(here, types.UnionType):
-            here = next(
-                (
-                    a
-                    for a in typing.get_args(here)
-                    if isinstance(a, type) and issubclass(a, BaseModel)
-                ),
-                None,
-            )
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        return tuple(here.model_fields)
-    return ()

@@ -41,7 +41,8 @@ from tests.fakes import (
 
 TASK = Task.model_validate_json(
     """{
-    "source": {"kind": "files", "path": "inbox"}, "period": "month",
+    "source": {"kind": "files", "path": "inbox"}, "period": "month", "calendar": [],
+    "min_category": 50, "train": {"seed": 7},
     "window": {"first": "2024-01", "last": "2024-03"},
     "evaluate": {"slices": ["site", "moment"], "slice_rows": 100},
     "gate": {"bootstrap": 50, "min_class_rows": 50}

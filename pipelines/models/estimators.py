@@ -11,22 +11,21 @@ one; logistic regression, with a column per code, is written as a graph by hand.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from pipelines import metrics
+from pipelines.models.graph import OPSETS, Graph, plain_attributes
 from pipelines.records import Rows
 
 if TYPE_CHECKING:
     from pipelines import params
 
-OPSETS = {"": 18, "ai.onnx.ml": 3}
 MISSING = -1000.0
 """What trees read for a missing number: standard deviations that no number has."""
 CHUNK = 65_536
@@ -76,14 +75,14 @@ class Trees(Fitted):
         from skl2onnx.common.data_types import FloatTensorType
 
         columns = self.numbers + len(self.cardinalities)
-        with _plain_attributes():
+        with plain_attributes():
             trees = skl2onnx.to_onnx(
                 self.estimator,
                 initial_types=[("matrix", FloatTensorType([None, columns]))],
                 options={"zipmap": False},
                 target_opset=OPSETS,
             ).graph
-        graph = _Graph()
+        graph = Graph()
         parts = []
         if self.numbers:
             missing = graph.constant("missing", np.float32(MISSING))
@@ -115,7 +114,7 @@ class Logistic(Fitted):
 
     def to_onnx(self) -> onnx.ModelProto:
         """A product for the numbers, a look-up for the codes: no column per code is made."""
-        graph = _Graph()
+        graph = Graph()
         weights = self.estimator.coef_[0].astype(np.float32)
         of_numbers, of_codes = weights[: 2 * self.numbers], weights[2 * self.numbers :]
         logit = graph.constant("bias", self.estimator.intercept_.astype(np.float32).reshape(1, 1))
@@ -205,63 +204,3 @@ def fit(
     fitted.best |= {k: v for k, v in fitted.history[0].items() if k != "train_loss"}
     on_epoch(0, found | {"rows_per_second": speed})
     return fitted
-
-
-class _Graph:
-    """ONNX nodes in the making; `add` names what it makes and returns the name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
-        name = output or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def model(self, numbers: int, categories: int) -> onnx.ModelProto:
-        inputs = [("numbers", TensorProto.FLOAT, numbers), ("codes", TensorProto.INT64, categories)]
-        graph = helper.make_graph(
-            self.nodes,
-            "estimator",
-            [helper.make_tensor_value_info(n, t, ["rows", w]) for n, t, w in inputs if w],
-            [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["rows", 1])],
-            self.constants,
-        )
-        imports = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=9)
-        onnx.checker.check_model(model)
-        return model
-
-
-@contextmanager
-def _plain_attributes() -> Iterator[None]:
-    """NumPy integers and booleans in node attributes as Python's own, while skl2onnx converts.
-
-    skl2onnx 1.20 passes them on from HistGradientBoosting, onnx 1.19 to 1.23 refuse them
-    ("Expected an int, got a boolean").
-    """
-    from skl2onnx.common._container import ModelComponentContainer as Container
-
-    original = Container.add_node
-
-    def add_node(self: Any, op_type: Any, inputs: Any, outputs: Any, **given: Any) -> Any:
-        return original(self, op_type, inputs, outputs, **{k: _plain(v) for k, v in given.items()})
-
-    Container.add_node = add_node
-    try:
-        yield
-    finally:
-        Container.add_node = original
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (bool, np.bool_)):
-        return int(value)
-    return value.item() if isinstance(value, np.generic) else value

@@ -244,14 +244,14 @@ def test_two_processes_make_a_fresh_store_at_once(template: Path, tmp_path: Path
     shutil.copytree(template / ".perennial", tmp_path / ".perennial")
     for kept in (tmp_path / ".perennial").glob("*.db"):
         kept.unlink()
-    gate, told = FORK.Barrier(3), FORK.Queue()
+    gate, told = FORK.Barrier(3, timeout=60), FORK.Queue()
 
     def use() -> None:
         gate.wait()
         train(at, WORSE, tmp_path / str(os.getpid()) / "model")
         told.put(mlflow_home.experiment(at, "pumps"))
 
-    both = [FORK.Process(target=use) for _ in range(2)]
+    both = [FORK.Process(target=use, daemon=True) for _ in range(2)]
     for process in both:
         process.start()
     gate.wait()
@@ -266,9 +266,10 @@ def test_of_two_promoters_one_wins_and_the_other_is_told(at: Paths):
     registry = Registry(at)
     for number in range(3):
         registry.register(pump_model(at.root / f"n{number}" / "m", pump_graph({"heat": 2.0 + number})))
-    start, done, told = FORK.Barrier(3), FORK.Barrier(3), FORK.Queue()
+    start, done = (FORK.Barrier(3, timeout=60) for _ in range(2))
+    told = FORK.Queue()
 
-    def promote(versions: list[str]) -> None:
+    def promote(versions: str) -> None:
         for turn in range(rounds):
             start.wait()
             expect = Registry(at).alias(CHAMPION)
@@ -282,13 +283,13 @@ def test_of_two_promoters_one_wins_and_the_other_is_told(at: Paths):
                 told.put((turn, None, None))
             done.wait()
 
-    both = [FORK.Process(target=promote, args=(v,)) for v in (["1", "2"], ["3", "4"])]
+    both = [FORK.Process(target=promote, args=(v,), daemon=True) for v in ("12", "34")]
     for process in both:
         process.start()
     for turn in range(rounds):
         start.wait()
         start.wait()
-        said = [told.get(timeout=60) for _ in range(3)]
+        said = [told.get(timeout=20) for _ in range(3)]
         won = [v for t, v, fine in said if v and fine and v == registry.alias(CHAMPION)]
         assert len(won) == 1, said
         lost = [fine for t, v, fine in said if v and v not in won]
