@@ -146,7 +146,8 @@ class Gate(Settings):
     """AUC above the challenger's own validation AUC that is too good to be true: test rows have
     leaked into training. The parts of one month of flights differ by .05 (standard deviation)."""
     slice_drop: PositiveFloat = 0.05
-    """Largest AUC loss against the champion that a slice may show with confidence."""
+    """Largest AUC loss against the champion that a slice may show with confidence, which is that
+    of all slices together."""
     calibration: PositiveFloat = 0.2
     """Largest expected calibration error (10 equal-count bins), unless the champion's is larger.
     The last nine days of a month of flights are late more or less often than all before: a good
