@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipelines import store
 from tests.conftest import shop
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,9 @@ def test_the_readme_takes_a_folder_of_csv_files_to_a_champion_that_answers(shop_
     week = table[table["ordered_at"].dt.strftime("%G-W%V") == "2024-W09"]
     assert sorted(answers["order"]) == sorted(week["order"])
 
-    traced = shell(f"perennial trace {answers['id'].iloc[0]}")
-    assert "2024-W08" in traced
-    assert "dvc exp run" in traced
+    found = json.loads(shell(f"perennial trace --json {answers['id'].iloc[0]} 2>/dev/null"))
+    assert found["data"][-1]["period"] == "2024-W08"
+    assert "git checkout" in found["rebuild"][0]
+    shell(f"rm -rf data/4_model && {found['rebuild'][-1]}")
+    rebuilt = store.md5(clone / "data" / "4_model" / "orders" / "manifest.json")
+    assert rebuilt == found["model"]["digest"], "trace names commands that make another model"
