@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import click
@@ -70,6 +71,8 @@ for command in (
 
 def main() -> None:
     """Exit codes as errors.py draws them; a traceback means a fault of ours."""
+    # As an exception it runs what is in `finally`: an MLflow run is closed, a temporary file removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as leave:

@@ -167,22 +167,16 @@ def _watch(
     model = load(registry.fetch(champion))
     alarm = monitor.run(name, task, project.contract, at, period, model, champion, pages=pages)
     decision = policy.decide(
-        name, period, alarm, _history(project), task.policy, _new_labels(project, known)
+        name,
+        period,
+        alarm,
+        ledger.history(at.ledger, before=period),
+        task.policy,
+        _new_labels(project, known),
     )
     ledger.record(at.ledger, alarm)
     ledger.record(at.ledger, decision)
     return alarm, decision
-
-
-def _history(project: Project) -> list[Alarm | Decision]:
-    """Alarms and decisions of the ticks done; the first model answered no alarm and is no part."""
-    found: list[Alarm | Decision] = []
-    for done in ticks(project):
-        if done.decision.reasons != (FIRST,):
-            found.append(done.decision)
-        if (path := project.at.alarm(done.period)).is_file():
-            found.append(Alarm.model_validate_json(path.read_text()))
-    return found
 
 
 def _new_labels(project: Project, known: str) -> int:

@@ -163,9 +163,10 @@ class Monitor(Settings):
     p_value: Share = 0.01
     """Family-wise p-value at which a column may have moved: the false-alarm rate of all columns
     together where nothing moved."""
-    effect: PositiveFloat = 0.1
+    effect: PositiveFloat = 0.15
     """And it must have moved this far at least (standard deviations, or total variation), and
-    further than any stretch of the training window stands from the rest of it."""
+    further than any stretch of the training window stands from the rest of it. On the flights .1
+    alarms at the slow turnover of the fleet."""
     drifted_columns: PositiveInt = 1
     """Columns drifted together that raise an alarm."""
     joint_auc: Share = 0.7
@@ -179,7 +180,7 @@ class Monitor(Settings):
     """AUC that the new labels can teach a small model beyond the champion's answers that raises an
     alarm, when the whole interval lies above zero."""
     sample: PositiveInt = 5000
-    """Rows of the batch that the drift tests and the pages read."""
+    """Rows of the batch that p-values, classifier and pages read; distances read every row."""
 
 
 class Policy(Settings):

@@ -1,23 +1,16 @@
 """Run: pytest tests/slow/test_registry.py -m slow
 
-The real MLflow: runs, models, aliases; two promoters at once; kill -9; a server that dies.
+The real MLflow on SQLite: runs, models, aliases; two promoters at once; kill -9.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +18,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines import artifact, ledger, rivals, store
+from pipelines import artifact, ledger, rivals
 from pipelines.adapters import mlflow_home, tracking
 from pipelines.adapters.registry import CHAMPION, Registry
 from pipelines.errors import ArtifactError, RegistryError
 from pipelines.paths import Paths
-from pipelines.prepared import Prepared
-from pipelines.provenance import Provenance
-from pipelines.records import DataHash
-from pipelines.stages import promote as stage
-from tests.fakes import BETTER, PUMPS, WORSE, pump_graph, pump_model, pumps
-from tests.test_gate_mutations import PERIOD, TASK
+from tests.fakes import PUMPS, WORSE, pump_graph, pump_model, pumps
+from tests.gate_world import TASK
+from tests.slow.trained import (
+    MADE_BY,
+    PREPARED,
+    challenge,
+    every_alias_loads,
+    prepare_world,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
-PREPARED = Prepared(
-    first="2024-01",
-    last="2024-02",
-    data=(DataHash(period="2024-02", md5="a" * 32, rows=10, validation="b" * 32),),
-    contract=PUMPS.digest,
-    trained_until=5,
-    rows={"train": 3},
-    baseline_rate=0.2,
-    baseline={},
-)
-MADE_BY = Provenance(git_commit="c" * 40, git_dirty=True, requirements="d" * 32)
 FORK = multiprocessing.get_context("fork")
-
-
-def train(at: Paths, graph: bytes, folder: Path) -> str:
-    """A training that takes no time; returns the artifact's digest."""
-    with tracking.training_run(at, "pumps", TASK, PREPARED, MADE_BY, "an alarm") as run:
-        for epoch in range(3):
-            run.epoch(epoch, {"loss": 1 / (epoch + 1)})
-        made = pump_model(folder, graph)
-        run.model(folder, made.about.metrics)
-    return made.digest
-
-
-def challenge(at: Paths, registry: Any = None) -> Any:
-    return stage.challenge("pumps", TASK, PUMPS, at, registry or Registry(at), PERIOD)
-
-
-def every_alias_loads(at: Paths) -> dict[str, str]:
-    registry = Registry(at)
-    for version in registry.aliases().values():
-        artifact.self_test(artifact.load(registry.fetch(version)))
-    return registry.aliases()
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +46,9 @@ def local_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A champion, and a better challenger that was just trained and is not registered yet."""
-    root = tmp_path_factory.mktemp("template")
-    at = Paths(root, "pumps")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(mlflow_home.VARIABLE, raising=False)
-        train(at, WORSE, root / "first" / "model")
-        version = Registry(at).register(artifact.load(root / "first" / "model"))
-        Registry(at).promote(version, None, lambda _: None)
-        train(at, BETTER, at.model)
-    store.write_table(at.prepared / "test.parquet", pumps())
-    return root
+        return prepare_world(tmp_path_factory.mktemp("template")).root
 
 
 @pytest.fixture
@@ -193,27 +150,6 @@ def test_mlflow_itself_answers_with_the_model_as_the_artifact_does(at: Paths):
     assert len(loaded.predict(example)) == len(example)
 
 
-def test_plain_mlflow_models_serve_answers_too(at: Paths, tmp_path: Path):
-    registry = Registry(at)
-    version = registry.register(artifact.load(at.model))
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local",
-        "-m", f"models:/{registry.name}/{version}", "-p", str(port),
-    ]  # fmt: skip
-    with started(command, tmp_path / "serve.log", f"http://127.0.0.1:{port}/ping"):
-        rows = [{"heat": 1.0, "noise": None, "repair_cost": 0.1, "site": None}] * 2
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps({"dataframe_records": rows}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            predictions = json.load(answer)["predictions"]
-    assert len(predictions) == 2
-    assert set(predictions[0]) == {"probability"}
-
-
 def test_files_altered_in_the_store_are_not_taken_for_the_model(at: Paths):
     registry = Registry(at)
     version = registry.register(artifact.load(at.model))
@@ -231,9 +167,23 @@ def test_files_altered_in_the_store_are_not_taken_for_the_model(at: Paths):
         model.unlink()
         with pytest.raises((ArtifactError, RegistryError)):
             registry.fetch(version)
+        # Whole, sound, and another model.
+        shutil.copytree(at.root / "first" / "model", stored, dirs_exist_ok=True)
+        with pytest.raises(ArtifactError, match="was registered as artifact"):
+            registry.fetch(version)
     finally:
-        shutil.copy(at.model / "model.onnx", model)
+        shutil.copytree(at.model, stored, dirs_exist_ok=True)
     assert challenge(at).decision == "promote"
+
+
+def test_a_kept_copy_that_is_torn_or_of_another_store_is_fetched_again(at: Paths):
+    registry = Registry(at)
+    version = registry.register(artifact.load(at.model))
+    shutil.copytree(at.root / "first" / "model", at.models_cache / version)
+    digest = artifact.load(at.model).digest
+    assert artifact.load(registry.fetch(version)).digest == digest
+    (at.models_cache / version / "model.onnx").write_bytes(b"torn")
+    assert artifact.load(registry.fetch(version)).digest == digest
 
 
 # Several processes -----------------------------------------------------------------------------
@@ -251,6 +201,13 @@ def test_two_processes_make_a_fresh_store_at_once(template: Path, tmp_path: Path
         train(at, WORSE, tmp_path / str(os.getpid()) / "model")
         told.put(mlflow_home.experiment(at, "pumps"))
 
+    def runs() -> int:
+        import mlflow
+
+        mlflow_home.configure(at)
+        where = mlflow_home.experiment(at, "pumps")
+        return len(mlflow.MlflowClient().search_runs([where], "attributes.status = 'FINISHED'"))
+
     both = [FORK.Process(target=use, daemon=True) for _ in range(2)]
     for process in both:
         process.start()
@@ -259,13 +216,16 @@ def test_two_processes_make_a_fresh_store_at_once(template: Path, tmp_path: Path
     for process in both:
         process.join()
         assert process.exitcode == 0
+    assert runs() == 2
 
 
 def test_of_two_promoters_one_wins_and_the_other_is_told(at: Paths):
     rounds = 10
     registry = Registry(at)
     for number in range(3):
-        registry.register(pump_model(at.root / f"n{number}" / "m", pump_graph({"heat": 2.0 + number})))
+        registry.register(
+            pump_model(at.root / f"n{number}" / "m", pump_graph({"heat": 2.0 + number}))
+        )
     start, done = (FORK.Barrier(3, timeout=60) for _ in range(2))
     told = FORK.Queue()
 
@@ -325,112 +285,6 @@ def test_kill_9_at_any_moment_leaves_aliases_that_load_and_a_step_that_can_be_re
         assert every_alias_loads(at) == {"champion": "2", "previous": "1"}
         moves = [e for e in ledger.read(at.ledger) if e["kind"] == "promotion"]
         assert [(e["version"], e["from"]) for e in moves] == [("2", "1")]
-
-
-# A server --------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def started(command: list[str], log: Path, health: str) -> Iterator[Callable[[], None]]:
-    """A server and, as value, the way to kill -9 it with its children."""
-    environment = os.environ | mlflow_home.ENVIRONMENT
-    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment.pop(mlflow_home.VARIABLE, None)
-    if "models" in command:
-        environment[mlflow_home.VARIABLE] = os.environ[mlflow_home.VARIABLE]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, start_new_session=True
-        )
-
-        def kill() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-        try:
-            until = time.monotonic() + 180
-            while time.monotonic() < until and process.poll() is None:
-                try:
-                    urllib.request.urlopen(health, timeout=2).close()
-                    break
-                except OSError:
-                    time.sleep(0.3)
-            else:
-                raise AssertionError(f"no answer from {health}: {log.read_text()[-3000:]}")
-            yield kill
-        finally:
-            kill()
-
-
-class DiesAt:
-    """A registry whose server is killed just before the call of this name."""
-
-    def __init__(self, registry: Registry, name: str, kill: Callable[[], None]) -> None:
-        self.inner, self.name, self.kill = registry, name, kill
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self.name:
-            self.kill()
-        return getattr(self.inner, name)
-
-
-def test_a_server_that_dies_in_the_middle_promotes_nothing_and_is_picked_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    database = tmp_path / "server.db"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{database}", "--workers", "1",
-        "--artifacts-destination", str(tmp_path / "served"),
-    ]  # fmt: skip
-    server = (command, tmp_path / "server.log", f"{uri}/health")
-    shutil.copy(next(Path(mlflow_home._template(tmp_path)).parent.glob("*.db")), database)
-    monkeypatch.setenv(mlflow_home.VARIABLE, uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    at = Paths(tmp_path / "project", "pumps")
-    store.write_table(at.prepared / "test.parquet", pumps())
-    registry = Registry(at)
-
-    with started(*server) as kill:
-        train(at, WORSE, at.root / "first" / "model")
-        first = registry.register(artifact.load(at.root / "first" / "model"))
-        registry.promote(first, None, lambda _: None)
-        train(at, BETTER, at.model)
-        # While the answers are judged.
-        verdict = challenge(at, DiesAt(registry, "set_tags", kill))
-        assert verdict.decision == "hold"
-        assert "RegistryError" in verdict.reason
-        assert f"MLflow at {uri}" in verdict.reason
-        with pytest.raises(RegistryError, match=f"curl {uri}/health"):
-            registry.alias(CHAMPION)
-    assert not (at.mlflow / "mlflow.db").exists()
-
-    with started(*server) as kill:
-        assert every_alias_loads(at)[CHAMPION] == first
-        # Judged, and dead before the alias moves.
-        with pytest.raises(RegistryError):
-            challenge(at, DiesAt(registry, "promote", kill))
-
-    with started(*server):
-        assert every_alias_loads(at)[CHAMPION] == first
-        assert challenge(at).decision == "promote"
-        assert every_alias_loads(at)[CHAMPION] == "2"
-        tags = registry.tags("2")
-        assert tags["git.commit"] == "c" * 40
-        # A replay beside it keeps to a store of its own.
-        replayed = Paths(at.root, "pumps", replay="always")
-        assert Registry(replayed).aliases() == {}
-        assert Registry(at).alias(CHAMPION) == "2"
 
 
 def test_rivals_are_scored_by_the_files_that_the_registry_gives_back(at: Paths):
