@@ -14,7 +14,7 @@ from pipelines import artifact, metrics, performance, profile, store
 from pipelines.adapters import drift
 from pipelines.params import Monitor, task
 from pipelines.paths import Paths
-from pipelines.records import Alarm
+from pipelines.records import Alarm, ColumnDrift
 from pipelines.stages import monitor
 from tests import fakes
 from tests.conftest import REPOSITORY
@@ -108,9 +108,10 @@ def test_labels_that_teach_more_than_the_champion_knows_raise_an_alarm(at, champ
 def test_a_champion_that_fell_far_raises_an_alarm(at, champions):
     random = np.random.default_rng(3)
     answer(at, champions["sound"], label=lambda rows: random.integers(0, 2, len(rows)))
-    reasons = watch(at, champions["sound"]).reasons
-    assert len(reasons) == 1
-    assert "against 0.780 when the model was made (a fall of 0.1 allowed)" in reasons[0]
+    alarm = watch(at, champions["sound"])
+    assert alarm.performance.degraded
+    assert len(alarm.reasons) == 1
+    assert "against 0.780 when the model was made (a fall of 0.1 allowed)" in alarm.reasons[0]
 
 
 def test_before_the_first_labels_only_the_inputs_speak(at, champions):
@@ -157,6 +158,15 @@ def test_a_page_that_cannot_be_drawn_is_said_and_stops_nothing(at, champions, mo
     page = at.drift_page(PERIOD).read_text()
     assert "Evidently could not draw its charts: no &lt;charts&gt; today" in page
     assert "No alarm" in page
+
+
+def test_the_page_writes_every_name_as_text():
+    column = ColumnDrift(column=INJECTED, effect=1, floor=0.1, p_value=0.001, drifted=True)
+    alarm = Alarm(
+        task=INJECTED, period="2024-W10", champion=INJECTED, rows=1, columns=(column,),
+        raised=True, reasons=(INJECTED,),
+    )  # fmt: skip
+    assert "<script" not in drift.plain_page(alarm, INJECTED)
 
 
 @given(st.integers(0, 10_000))

@@ -111,6 +111,12 @@ def test_a_held_challenger_brings_no_cooldown_but_costs_budget():
     assert "budget" in decisions[2].reasons[0]
 
 
+def test_the_budget_comes_back_when_its_batches_have_passed():
+    policy = settings(budget=1, budget_batches=3)
+    actions = [d.action for d in replayed([True] * 7, policy, [5000] * 7, [True] * 7)]
+    assert actions == ["retrain", "rest", "rest", "retrain", "rest", "rest", "retrain"]
+
+
 def test_alarms_answered_by_a_retraining_do_not_count_again():
     policy = settings(alarms=2, of=3)
     actions = [d.action for d in replayed([True] * 5, policy, [5000] * 5, [True] * 5)]

@@ -111,6 +111,7 @@ BREAKS = {
         {"country": lambda t: t["country"].where(t["order"] % 5 > 0, "PL")},
         {"country"},
     ),
+    "one country takes another's": ({"country": lambda t: t["country"].replace("FR", "NL")}, {"country"}),
     "one country only": ({"country": "DE"}, {"country"}),
     "a third more missing": (
         {"weight": lambda t: t["weight"].where(t["order"] % 3 > 0)},
@@ -145,10 +146,12 @@ def test_batches_that_did_not_move_raise_nothing(known):
 
 def test_days_with_a_level_of_their_own_are_not_taken_for_drift():
     """The same draws of days: a test that shuffles rows alarms, one that shuffles days does not."""
-    by_day, by_row = 0, 0
+    by_day, by_row, far = 0, 0, 0
     for seed in range(10):
         known = profile.make(orders(WINDOW, seed=seed, day_sd=1), SHOP, seed=7)
         table = orders(BATCH, "2024-03-01", 100 + seed, day_sd=1)
+        far += any(c.effect >= c.floor for c in shift.columns(known, table, SETTINGS, 7))
+        assert moved(known, table) == set()
         days = shift.p_values(known.sample, table, known.summary, 7)["price"]
         at_once = table.assign(ordered_at=table["ordered_at"].iloc[0])
         rows = shift.p_values(known.sample, at_once, known.summary, 7)["price"]
@@ -156,6 +159,7 @@ def test_days_with_a_level_of_their_own_are_not_taken_for_drift():
         by_row += rows <= 0.01
     assert by_day <= 1
     assert by_row >= 5
+    assert far >= 2
 
 
 def test_a_season_that_the_window_has_seen_is_no_news():
@@ -264,6 +268,24 @@ def test_p_values_keep_their_promise_over_all_columns():
         found = blocks.p_values(counts, np.arange(40) >= 30, seed)
         hits += min(found.values()) <= 0.1
     assert 10 <= hits <= 32  # 20 expected; 99.5 % of such draws lie in here
+
+
+def test_a_window_with_many_more_rows_a_day_keeps_the_promise_too():
+    """Its days are less noisy than the batch's, which must not make the batch's stand out."""
+    hits = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        tables = []
+        for start, days, rows in (("2024-01-01", 60, 250), ("2024-03-01", 20, 25)):
+            times = pd.date_range(start, periods=days * rows, freq=pd.Timedelta("1D") / rows)
+            values = random.normal(size=(2, days * rows))
+            tables.append(
+                pd.DataFrame({"ordered_at": times, "price": values[0], "discount": values[1]})
+            )
+        summary = profile.summarise(tables[0], "ordered_at", ("price", "discount"), ())
+        found = shift.p_values(tables[0], tables[1], summary, seed)
+        hits += min(found.values()) <= 0.1
+    assert hits <= 13  # 6 expected; 99.5 % of such draws lie below
 
 
 def test_the_halves_of_one_real_month_are_alike_and_a_moved_column_is_found():

@@ -26,7 +26,8 @@ from tests.conftest import shop
 
 SETTINGS = """{
   "source": {"kind": "files", "path": "inbox"}, "period": "month",
-  "window": {"first": "2024-01", "last": "2024-03"}
+  "window": {"first": "2024-01", "last": "2024-03"}, "calendar": [], "min_category": 50,
+  "train": {"seed": 7}, "evaluate": {}
 }"""
 TASK = Task.model_validate_json(SETTINGS)
 ORDERS = """
