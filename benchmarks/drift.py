@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.figures import Figure, close
-from pipelines import blocks, contract, params, performance, periods, profile, shift
+from pipelines import contract, params, periods
+from pipelines.drift import blocks, performance, profile, shift
 from pipelines.paths import Paths, project_root
 from pipelines.sources.flights import Flights
 
@@ -33,10 +34,10 @@ SETTINGS = params.task(AT.root / "params.yaml", "flights").monitor
 TIME = CONTRACT.time
 STEADY = ("scheduled_arrival", "distance", "aircraft_year", "aircraft_seats")
 """Numbers whose days are alike; the weather's are not."""
-WEATHER = ("temperature", "humidity", "wind_speed", "pressure")
-SIZES = {STEADY: (0.1, 0.25, 0.5), WEATHER: (0.25, 0.5, 1.0)}
+WEATHER = ("temperature", "wind_speed", "pressure")
+SIZES = {STEADY: (0.1, 0.25), WEATHER: (0.25, 0.5, 1.0)}
 """Standard deviations of the training rows."""
-NULLS, POWERS, JUDGED = 200, 40, 40
+NULLS, POWERS, JUDGED = 160, 40, 60
 """Draws of the null, of injected shifts, and of champions."""
 
 
@@ -78,7 +79,7 @@ def rules(reference: pd.DataFrame, batch: pd.DataFrame, seed: int) -> dict[str, 
         "ours: columns or joint": moved or joint.drifted,
         "blocks shuffled, p only": any(c.p_value <= SETTINGS.p_value for c in columns),
         "rows shuffled, p only": any(p <= SETTINGS.p_value for p in by_row.values()),
-        "rows shuffled, p and effect .1": any(
+        "rows shuffled, p and effect": any(
             p <= SETTINGS.p_value and effect.get(name, False) for name, p in by_row.items()
         ),
         **evidently_defaults(known.sample, current),
@@ -182,7 +183,7 @@ def judged(seed: int) -> dict[str, bool]:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     reference, batch = days_in_random_order(seed)
-    train = reference.sample(20_000, random_state=seed)
+    train = reference.sample(15_000, random_state=seed)
     both = profile.encoded(pd.concat([train, batch]), TIME, CONTRACT.numbers, CONTRACT.categories)
     model = HistGradientBoostingClassifier(max_iter=60, early_stopping=False, random_state=seed)
     model.fit(both[: len(train)], train["late"])
@@ -203,13 +204,9 @@ def judged(seed: int) -> dict[str, bool]:
         "a fifth of the labels at random": degraded(
             np.where(random.random(len(label)) < 0.2, random.permutation(label), label)
         ),
-        "turned round from 6 to 9 in the morning": degraded(
-            np.where((hour >= 6) & (hour < 9), 1 - label, label)
-        ),
         "turned round from 3 to 7 in the afternoon": degraded(
             np.where((hour >= 15) & (hour < 19), 1 - label, label)
         ),
-        "all turned round": degraded(1 - label),
     }
 
 
@@ -247,7 +244,7 @@ def main() -> None:
         for title in EXPERIMENTS
         if not title.startswith("each")
     )
-    worst = {size: min(power[f"{c} +{size} sd"] for c in STEADY) for size in SIZES[STEADY]}
+    worst = min(power[f"{column} +0.25 sd"] for column in STEADY)
     both, turned = "ours: columns or joint", "turned round from 3 to 7 in the afternoon"
     close(
         "drift_rates",
@@ -256,8 +253,7 @@ def main() -> None:
             Figure("false alarms by days, columns or joint", days[both], 0.02, "at most"),
             Figure("false alarms by rows, columns or joint", halves[both], 0.02, "at most"),
             Figure("false alarms of performance", labels["as they were"], 0.05, "at most"),
-            Figure("power, .25 sd in a steady column (worst)", worst[0.25], 0.95, "at least"),
-            Figure("power, .5 sd in a steady column (worst)", worst[0.5], 0.99, "at least"),
+            Figure("power, .25 sd in a steady column (worst)", worst, 0.95, "at least"),
             Figure("power, 20 % of rows to one carrier", power["carrier, 20%"], 0.95, "at least"),
             Figure("power, 20 % more missing", power["year gone, 20%"], 0.95, "at least"),
             Figure("power, labels turned in four hours", labels[turned], 0.95, "at least"),

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import contract as contracts
-from pipelines import propose, stored
+from pipelines import stored
 from pipelines.adapters import expectations
 from pipelines.contract import Column, Contract
 from pipelines.errors import MissingInput, ParamsError
+from pipelines.proposal import propose
 from pipelines.sources.flights import Flights
 from tests.conftest import shop
 

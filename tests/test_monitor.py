@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from pipelines import artifact, metrics, performance, profile, store
+from pipelines import artifact, metrics, store
 from pipelines.adapters import drift
+from pipelines.drift import performance, profile
 from pipelines.params import Monitor, task
 from pipelines.paths import Paths
 from pipelines.records import Alarm, ColumnDrift

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import profile
-from pipelines.profile import Summary
+from pipelines.drift import profile
+from pipelines.drift.profile import Summary
 from pipelines.records import Alarm, ColumnDrift, Performance
 
 if TYPE_CHECKING:

@@ -73,10 +73,10 @@ def propose(
     write: bool,
 ) -> None:
     """Infer a first contract from data, for a person to review and edit."""
-    from pipelines import propose as proposals
     from pipelines import store
     from pipelines.errors import ParamsError
     from pipelines.paths import Paths, project_root
+    from pipelines.proposal import propose as proposals
 
     at = Paths(project_root(), task)
     if write and at.contract.exists():
@@ -103,8 +103,8 @@ def propose(
 @json_option
 def check(task: str, path: str | None, as_json: bool) -> None:
     """Say where the contract and the data differ. Exit code 1 when they do."""
-    from pipelines import propose as proposals
     from pipelines.project import open_project
+    from pipelines.proposal import propose as proposals
 
     p = open_project(task)
     landed = path is None and p.at.raw.is_dir()
@@ -124,8 +124,8 @@ def check(task: str, path: str | None, as_json: bool) -> None:
 
 def _batches(at: Paths, path: str | None, time: str | None, period: str) -> dict[str, DataFrame]:
     """Period -> rows: the landed batches, or files cut by their time column."""
-    from pipelines import propose as proposals
     from pipelines.errors import MissingInput
+    from pipelines.proposal import propose as proposals
     from pipelines.sources.files import read_files
 
     if path is None:

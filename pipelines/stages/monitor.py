@@ -8,14 +8,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import performance, periods, profile, shift, store
+from pipelines import periods, store
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
+from pipelines.drift import performance, profile, shift
+from pipelines.drift.profile import Profile
+from pipelines.drift.shift import Joint
 from pipelines.params import Monitor, Task
 from pipelines.paths import Paths
-from pipelines.profile import Profile
 from pipelines.records import Alarm, ColumnDrift, Performance
-from pipelines.shift import Joint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import profile, store
+from pipelines import store
 from pipelines.contract import Contract
+from pipelines.drift import profile
 from pipelines.encoder import fit_encoder, hour_of_day
 from pipelines.params import Task
 from pipelines.paths import Paths

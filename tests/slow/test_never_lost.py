@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines import artifact, contract, ledger, propose, store
+from pipelines import artifact, contract, ledger, store
 from pipelines.adapters.registry import Registry
 from pipelines.paths import Paths
+from pipelines.proposal import propose
 from tests.conftest import shop
 
 pytestmark = pytest.mark.slow

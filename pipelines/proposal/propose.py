@@ -16,11 +16,12 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines import contract as contracts
-from pipelines import infer, leakage, params
-from pipelines.differences import differences
+from pipelines import leakage, params
 from pipelines.errors import ParamsError
-from pipelines.guesses import ask_for_what_is_missing, guess_time, no_time
 from pipelines.periods import period_names
+from pipelines.proposal import infer
+from pipelines.proposal.differences import differences
+from pipelines.proposal.guesses import ask_for_what_is_missing, guess_time, no_time
 from pipelines.stored import times_from_text, type_of
 
 __all__ = ["by_period", "differences", "propose"]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipelines import blocks, metrics
+from pipelines import metrics
+from pipelines.drift import blocks
+from pipelines.drift.profile import Profile, Summary, draw, encoded, seconds, summarise, values
 from pipelines.params import Monitor
-from pipelines.profile import Profile, Summary, draw, encoded, seconds, summarise, values
 from pipelines.records import ColumnDrift
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import blocks, profile
 from pipelines.contract import Contract
+from pipelines.drift import blocks, profile
 from pipelines.params import Monitor
 from pipelines.records import Performance
 
