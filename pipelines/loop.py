@@ -106,12 +106,12 @@ def next_period(project: Project) -> str:
 
 def _pass(project: Project, period: str, follow: PolicyName, pages: bool) -> Tick:
     name, task, contract, at = project.name, project.task, project.contract, project.at
-    needed = periods.between(min(task.window.first, period), period, task.period)
+    known = project.shift(period, -task.label_delay)
+    needed = periods.between(project.window(known)[0], period, task.period)
     missing = [p for p in needed if p == period or not at.batch(p).is_file()]
     ingest.run(name, task, contract, at, missing)
     rows = validate.run(name, task, contract, at, needed)[-1].rows
 
-    known = project.shift(period, -task.label_delay)
     labelled = labels.run(name, contract, at, known)
     registry = Registry(at)
     champion = registry.alias("champion")

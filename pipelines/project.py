@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pipelines import contract as contracts
 from pipelines import params, paths, periods
 from pipelines.contract import Contract
+from pipelines.errors import ParamsError
 from pipelines.params import Task
 from pipelines.paths import Paths
 
@@ -21,6 +22,14 @@ class Project:
     def window(self, last: str) -> tuple[str, ...]:
         """The periods that a training up to and with `last` uses, oldest first."""
         window, length = self.task.window, self.task.period
+        if last < window.first:
+            earliest = self.shift(window.first, self.task.label_delay)
+            raise ParamsError(
+                f"no label of {self.name} is known yet at {self.shift(last, self.task.label_delay)}: "
+                f"params.yaml begins the window with {window.first}, and labels come "
+                f"{self.task.label_delay} batch late. The earliest tick is: "
+                f"perennial tick {self.name} --batch {earliest}"
+            )
         return periods.between(window.first, last, length)[-window.batches :]
 
     def ending(self, last: str) -> Project:
@@ -43,7 +52,7 @@ def open_project(name: str, replay: str | None = None) -> Project:
     at = Paths(root, name, replay=replay)
     contract = contracts.load(at.contract)
     if contract.task != name:
-        raise params.ParamsError(
+        raise ParamsError(
             f"contracts/{name}.yaml says task: {contract.task}; it must say task: {name}. "
             f"Mend it with: edit contracts/{name}.yaml"
         )

@@ -82,6 +82,11 @@ def test_each_kind_of_failure_has_its_own_exit_status_and_the_tree_says_so():
         (["evaluate", "flights"], 7, "dvc repro"),
         (["report", "flights"], 3, "perennial tick flights"),
         (["trace", "nonsense"], 10, "prediction ids"),
+        (
+            ["tick", "flights", "--batch", "2013-01"],
+            2,
+            "earliest tick is: perennial tick flights --batch 2013-02",
+        ),
         (["frobnicate"], 2, "No such command"),
     ],
 )

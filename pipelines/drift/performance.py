@@ -1,7 +1,7 @@
 """Is the champion still as good as it could be? Judged on answers whose labels have arrived. Pure.
 
 Two questions, because a month's AUC says little by itself: on the flights the AUC of one and the
-same fresh model differs by some .04 from month to month, for no other reason than the weather.
+same fresh model differs by some .03 from month to month, for no other reason than the weather.
 
 - Has it fallen far below what it was when it was made? Only a large fall can be told.
 - Could more be learned? A small model gets the champion's answer, the inputs and the batch's own
