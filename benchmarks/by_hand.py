@@ -1,17 +1,18 @@
 """The default task as one hand-written script: the same reading, checks, fitting, scoring and
-logging with the same libraries, in one process, keeping nothing that a second run could reuse.
+logging with the same libraries, in one process, keeping nothing that a second run could reuse: no
+files between the steps, no hashes, no validation pages, no self-test, nothing for the monitor.
 The other side of `make bench-overhead`; run by it in a folder of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
-import mlflow
+import mlflow.onnx
 import numpy as np
+import onnx as onnx_format
 import pandas as pd
 import torch
 
@@ -21,8 +22,9 @@ from pipelines.adapters import expectations, onnx
 from pipelines.artifact import open_graph, raw_inputs
 from pipelines.encoder import fit_encoder
 from pipelines.models import fit
+from pipelines.slices import slices_of
 from pipelines.sources.flights import Flights
-from pipelines.stages.evaluate import summarise
+from pipelines.stages import evaluate
 from pipelines.tasks import tabular
 
 
@@ -64,16 +66,27 @@ def main(project: Path, here: Path) -> None:
             validation.label, model.predict(validation.numbers, validation.codes)
         )
         graph = onnx.raw_to_probability(encoder, model.to_onnx())
-        (here / "model.onnx").write_bytes(graph)
         feeds = raw_inputs(test, contract, contract.inputs)
         session = open_graph(graph)
         probability = session.run(["probability"], feeds)[0]
         label = test[contract.label].to_numpy().astype(np.int8)
-        summary = summarise(label, probability, threshold, task)
+        summary = evaluate.summarise(label, probability, threshold, task)
+        slices = slices_of(test, contract, task.evaluate.slices)
+        curves = evaluate.curves_of(label, probability, threshold)
+        curves |= {"slices": evaluate.by_slice(label, probability, slices, task)}
+        (here / "report").mkdir()
+        evaluate.write(here / "report", "flights", summary, curves)
+        inputs = pd.DataFrame(feeds).head(5)
+        mlflow.onnx.log_model(
+            onnx_format.load_from_string(graph),
+            name="model",
+            signature=mlflow.models.infer_signature(inputs, probability[:5]),
+            input_example=inputs,
+            pip_requirements=["onnxruntime"],
+            save_as_external_data=False,
+        )
         mlflow.log_metrics(summary)
-        mlflow.log_artifact(str(here / "model.onnx"))
-        (here / "metrics.json").write_text(json.dumps(summary))
-        mlflow.log_artifact(str(here / "metrics.json"))
+        mlflow.log_artifacts(str(here / "report"), "report")
 
 
 if __name__ == "__main__":

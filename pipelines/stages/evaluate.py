@@ -34,7 +34,23 @@ def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float
 
     summary = summarise(label, probability, model.about.threshold, task)
     slices = by_slice(label, probability, slices_of(test, contract, task.evaluate.slices), task)
-    curves: dict[str, list[dict[str, Any]]] = {
+    curves = curves_of(label, probability, model.about.threshold) | {"slices": slices}
+
+    with store.atomic_folder(at.report) as folder:
+        write(folder, name, summary, curves)
+    tracking.log_evaluation(at, name, model.digest, summary, at.report)
+    log.info(
+        "evaluate %s: test AUC %.4f (%.4f to %.4f) on %d rows",
+        name, summary["test_auc"], summary["test_auc_low"], summary["test_auc_high"], len(label),
+    )  # fmt: skip
+    return summary
+
+
+def curves_of(
+    label: np.ndarray, probability: np.ndarray, threshold: float
+) -> dict[str, list[dict[str, Any]]]:
+    """What `dvc plots` draws, by name: a row a point."""
+    return {
         "roc": roc(label, probability),
         "precision_recall": precision_recall(label, probability),
         "calibration": [
@@ -43,22 +59,19 @@ def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float
         ],
         "confusion": [
             {"actual": int(a), "predicted": int(p)}
-            for a, p in zip(label, probability >= model.about.threshold, strict=True)
+            for a, p in zip(label, probability >= threshold, strict=True)
         ],
-        "slices": slices,
     }
 
-    with store.atomic_folder(at.report) as folder:
-        store.write_json(folder / "metrics.json", summary)
-        for curve, rows in curves.items():
-            store.write_text(folder / f"{curve}.csv", _as_csv(rows))
-        _picture(folder / "report.png", name, summary, curves)
-    tracking.log_evaluation(at, name, model.digest, summary, at.report)
-    log.info(
-        "evaluate %s: test AUC %.4f (%.4f to %.4f) on %d rows",
-        name, summary["test_auc"], summary["test_auc_low"], summary["test_auc_high"], len(label),
-    )  # fmt: skip
-    return summary
+
+def write(
+    folder: Path, name: str, summary: dict[str, float], curves: dict[str, list[dict[str, Any]]]
+) -> None:
+    """metrics.json, a CSV a curve, and report.png."""
+    store.write_json(folder / "metrics.json", summary)
+    for curve, rows in curves.items():
+        store.write_text(folder / f"{curve}.csv", _as_csv(rows))
+    _picture(folder / "report.png", name, summary, curves)
 
 
 def summarise(
