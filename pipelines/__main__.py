@@ -74,10 +74,11 @@ def main() -> None:
     # As an exception it runs what is in `finally`: an MLflow run is closed, a temporary file removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+        # Without its standalone mode, click returns the status that a command asked to leave with.
+        left_with = cli.main(standalone_mode=False)
+        sys.exit(left_with if isinstance(left_with, int) else 0)
     except click.Abort:
+        click.echo("stopped; the same command goes on from here", err=True)
         sys.exit(130)
     except click.ClickException as wrong:
         wrong.show()

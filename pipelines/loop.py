@@ -18,6 +18,7 @@ from pipelines.errors import ParamsError
 from pipelines.lock import task_lock
 from pipelines.project import Project
 from pipelines.records import Alarm, Decision, Record, Verdict
+from pipelines.sources.base import open_source
 from pipelines.stages import (
     evaluate,
     ingest,
@@ -69,6 +70,7 @@ def tick(
     Raises Busy when another process holds the task, Quarantined when the batch fails at the door
     (nothing is scored and the champion stays).
     """
+    periods.start_and_end(period, project.task.period)
     command = f"perennial tick {project.name} --batch {period}"
     with task_lock(project.at.lock, command, wait):
         done = project.at.tick(period)
@@ -217,8 +219,13 @@ def train_candidate(candidate: Project, reason: str) -> float:
 def through(
     project: Project, last: str | None, on_tick: Callable[[Tick], None], wait: bool = False
 ) -> list[Tick]:
-    """Tick every batch that has not been, up to `last` (None: the next one only)."""
+    """Tick every batch that has not been, up to `last`; None: the next one, if the source has it."""
     upto = last or next_period(project)
+    if (
+        last is None
+        and upto not in open_source(project.task, project.contract, project.at.root).periods()
+    ):
+        return []
     done = []
     while (period := next_period(project)) <= upto:
         done.append(tick(project, period, wait=wait))

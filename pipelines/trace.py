@@ -43,7 +43,7 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
         "validation": {d.period: _validation(project, d.period) for d in about.data},
         "verdict": tags.get("verdict", "none: promoted by hand"),
         "verdict_reason": tags.get("verdict_reason", ""),
-        "rebuild": _rebuild(project, commit, about.window["last"]),
+        "rebuild": _rebuild(project, commit, tags.get("git.dirty") == "true", about.window["last"]),
     }
 
 
@@ -70,9 +70,14 @@ def _validation(project: Project, period: str) -> str:
     return f"{said}, {passed} of {len(found['findings'])} rules held"
 
 
-def _rebuild(project: Project, commit: str, last: str) -> list[str]:
-    """Commands that make the same model again from the same bytes."""
-    checkout = [f"git checkout {commit}"] if commit else []
+def _rebuild(project: Project, commit: str, dirty: bool, last: str) -> list[str]:
+    """Commands that make the same model again from the same bytes; a warning where they may not."""
+    checkout = (
+        [f"git checkout {commit}"] if commit else ["# no commit is known: use the code of then"]
+    )
+    if dirty:
+        said = "# files had changes that were not committed: with the commit alone it may differ"
+        checkout = [said, *checkout]
     return [
         *checkout,
         "make setup",

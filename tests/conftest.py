@@ -90,6 +90,8 @@ def shell(clone: Path) -> Callable[[str], str]:
     """Runs a script in the clone, with the commands of this environment; returns what it printed."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {"PYTHONPATH": str(clone)}
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "tester", f"GIT_{who}_EMAIL": "tester@example.com"}
     for name in ("PERENNIAL_ROOT", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
 

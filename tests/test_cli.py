@@ -117,6 +117,15 @@ def test_a_folder_below_the_project_is_as_good_as_its_top(perennial, project_fol
     assert (project_folder / "data" / "1_raw" / "flights" / "2013-01.parquet").is_file()
 
 
+def test_a_contract_that_differs_from_the_data_leaves_with_one(perennial, project_folder):
+    assert perennial("contract", "check", "flights").returncode == 0
+    path = project_folder / "contracts" / "flights.yaml"
+    path.write_text(path.read_text().replace("max: 1439", "max: 1200"))
+    done = perennial("contract", "check", "flights")
+    assert done.returncode == 1
+    assert "scheduled_arrival" in done.stdout
+
+
 def test_tasks_complete_in_a_shell(perennial, project_folder):
     done = subprocess.run(
         [sys.executable, "-c", "from pipelines.__main__ import cli; cli(prog_name='perennial')"],

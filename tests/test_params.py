@@ -26,8 +26,8 @@ def changed(tmp_path: Path, *path: str, value: object) -> Path:
 
 def test_the_shipped_settings_load():
     flights = params.task(REPOSITORY / "params.yaml", "flights")
-    assert flights.window.first == "2013-01"
-    assert flights.train.family == "network"
+    assert flights.period == "month"
+    assert flights.source.kind == "flights"
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,19 @@ def test_a_time_that_is_none_is_named_with_file_and_column(tmp_path):
         Files(tmp_path, "*.csv", contract.parse(SHOP), "week").periods()
 
 
+def test_a_column_that_the_newest_file_lacks_is_missed_and_not_filled(tmp_path):
+    table = shop(days=14)
+    table.iloc[: len(table) // 2].to_csv(tmp_path / "a.csv", index=False)
+    table.iloc[len(table) // 2 :].drop(columns="weight").to_csv(tmp_path / "b.csv", index=False)
+    source = Files(tmp_path, "*.csv", contract.parse(SHOP), "month")
+    assert "weight" in source.read("2024-01").columns
+    weekly = Files(tmp_path, "b.csv", contract.parse(SHOP), "week")
+    assert "weight" not in weekly.read("2024-W02").columns
+    both = Files(tmp_path, "*.csv", contract.parse(SHOP), "day")
+    assert "weight" in both.read("2024-01-02").columns
+    assert "weight" not in both.read("2024-01-13").columns
+
+
 def test_a_category_that_a_csv_spells_in_numbers_is_text(tmp_path):
     shop(days=2).assign(country=[None, *[49] * 119]).to_csv(tmp_path / "a.csv", index=False)
     rows = Files(tmp_path, "*.csv", contract.parse(SHOP), "week").read("2024-W01")

@@ -16,7 +16,7 @@ from pipelines import contract as contracts
 from pipelines import leakage, pages, store
 from pipelines.adapters import expectations, suite
 from pipelines.contract import Column, Contract
-from pipelines.errors import MissingInput, Quarantined
+from pipelines.errors import MissingInput, ParamsError, Quarantined
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Finding, Validation
@@ -330,13 +330,20 @@ def test_another_contract_is_another_result(at):
     assert validate.accepted(at, "2024-01", wider) == new
 
 
-def test_a_stricter_contract_takes_an_accepted_batch_back(at):
+def test_a_stricter_contract_is_refused_and_no_accepted_batch_is_lost(at):
     run(at)
-    with pytest.raises(Quarantined):
-        run(at, contract=changed(CONTRACT, "price", max=0.5))
-    assert not at.validation("2024-01").exists()
-    assert not at.validation_page("2024-01").exists()
-    assert not at.batch("2024-01").exists()
+    before = {p: store.md5(p) for p in at.data.rglob("*.*") if at.data_docs not in p.parents}
+    stricter = changed(CONTRACT, "price", max=0.5)
+    with pytest.raises(ParamsError, match=r"3 batches .*2024-01 to 2024-03.*price range") as said:
+        run(at, contract=stricter)
+    assert "Nothing was moved" in str(said.value)
+    after = {p: store.md5(p) for p in at.data.rglob("*.*") if at.data_docs not in p.parents}
+    assert after == before
+    with pytest.raises(MissingInput, match="earlier contract"):
+        validate.accepted(at, "2024-01", stricter)
+    assert all(result.accepted for result in run(at)), (
+        "the contract of before accepts them as before"
+    )
 
 
 def broken(months: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -33,7 +33,8 @@ def tick(task: str, batch: str | None, through: str | None, wait: bool, as_json:
     else:
         done = [loop.tick(p, batch, wait=wait)]
         told(done[0])
-    nothing = "" if done else f"nothing to do: {task} is ticked through {through}"
+    due = f"the source has no batch {loop.next_period(p)} yet" if through is None else "all done"
+    nothing = "" if done else f"nothing is due for {task}: {due}"
     say([t.model_dump(mode="json") for t in done], as_json, nothing)
 
 
@@ -108,7 +109,7 @@ def report(task: str, as_json: bool) -> None:
                 "One answer, traced back to its data:",
                 as_text(trace(p, prediction)),
                 "",
-                "Next:",
+                "Next (after: . .venv/bin/activate):",
                 "  perennial status                  the loop on one screen",
                 f"  perennial trace {prediction}",
                 f"  perennial replay {task}           frozen, always and on-alarm side by side",

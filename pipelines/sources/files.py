@@ -25,23 +25,26 @@ class Files:
         self._pattern = str(root / path)
         self._contract = contract
         self._period = period
-        self._table: pd.DataFrame | None = None
+        self._tables: list[pd.DataFrame] = []
 
     def periods(self) -> tuple[str, ...]:
-        names = period_names(self._rows()[self._contract.time], self._period)
-        return tuple(sorted(names.unique()))
+        times = pd.concat([table[self._contract.time] for table in self._files()])
+        return tuple(sorted(period_names(times, self._period).dropna().unique()))
 
     def read(self, period: str) -> pd.DataFrame:
-        table = self._rows()
-        rows = table[period_names(table[self._contract.time], self._period) == period]
-        return rows.reset_index(drop=True)
+        """Only the columns of the files that hold the period: what they lack must be missed."""
+        time = self._contract.time
+        parts = [t[period_names(t[time], self._period) == period] for t in self._files()]
+        rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
+        order = [time, *(k for k in self._contract.key if k != time and k in rows.columns)]
+        return rows.sort_values(order, kind="stable", ignore_index=True)
 
-    def _rows(self) -> pd.DataFrame:
-        if self._table is None:
-            self._table = self._read()
-        return self._table
+    def _files(self) -> list[pd.DataFrame]:
+        if not self._tables:
+            self._tables = self._read()
+        return self._tables
 
-    def _read(self) -> pd.DataFrame:
+    def _read(self) -> list[pd.DataFrame]:
         tables = []
         for path, table in read_files(self._pattern, self._contract.task):
             time = self._contract.time
@@ -57,9 +60,7 @@ class Files:
                 elif column.type == "category" and name in table.columns:
                     table[name] = as_text(table[name])
             tables.append(table)
-        table = pd.concat(tables, ignore_index=True)
-        order = [self._contract.time, *(k for k in self._contract.key if k != self._contract.time)]
-        return table.sort_values(order, kind="stable", ignore_index=True)
+        return tables
 
     def _timestamps(self, values: pd.Series, path: Path) -> pd.Series:
         try:

@@ -85,7 +85,9 @@ def promote(
     moved = registry.promote(version, expect, _verify(registry))
     _write_move(at, "promotion", name, version, expect, reason, moved)
     registry.set_tags(version, {"rolled_back": "false", "promoted": reason})
-    log.info("promote %s: champion is version %s, was %s: %s", name, version, expect, reason)
+    log.info(
+        "promote %s: champion is version %s, was %s: %s", name, version, expect or "none", reason
+    )
     return version
 
 

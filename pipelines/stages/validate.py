@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipelines import pages, store
 from pipelines.contract import Contract
-from pipelines.errors import MissingInput, Quarantined
+from pipelines.errors import MissingInput, ParamsError, Quarantined
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Finding, Validation
@@ -37,9 +37,11 @@ def run(
 
     A batch with a result for the same content and contract is not looked at again. Raises
     Quarantined at the first batch that breaks a critical rule, and for one that did so before and
-    was not landed again; MissingInput for one that never landed.
+    was not landed again; MissingInput for one that never landed; ParamsError, and nothing is moved,
+    where the contract has changed and refuses batches that it accepted before.
     """
     results = []
+    changed: list[Validation] = []
     for period in periods:
         content = _content(at, period)
         digest = hashlib.md5(content).hexdigest()
@@ -48,6 +50,9 @@ def run(
             results.append(stored)
             continue
         result = _check(name, task, contract, at, period, content, digest)
+        if not result.accepted and stored and stored.accepted and stored.content == digest:
+            changed.append(result)
+            continue
         if not result.accepted:
             _put_in_quarantine(at, result)
             raise Quarantined(_refusal(at, result))
@@ -61,7 +66,21 @@ def run(
             "validate %s %s: accepted, %d rows, %d rules, %d warnings",
             name, period, result.rows, len(result.findings), len(result.failures),
         )  # fmt: skip
+    if changed:
+        raise ParamsError(_contract_refusal(name, changed))
     return results
+
+
+def _contract_refusal(name: str, changed: Sequence[Validation]) -> str:
+    """A batch once accepted stays where it is: it is the contract that has changed, not the batch."""
+    broken = sorted({f"{f.column or 'the batch'} {f.rule}" for r in changed for f in r.failures})
+    return (
+        f"contracts/{name}.yaml no longer accepts {len(changed)} batches that it accepted before "
+        f"({changed[0].period} to {changed[-1].period}): {', '.join(broken)}. Nothing was moved. "
+        f"See the differences with: perennial contract check {name}; then widen the contract, or, "
+        f"where the source now gives other values, land the batches again: rm "
+        f"data/1_raw/{name}/<batch>.parquet && perennial ingest {name} --batch <batch>"
+    )
 
 
 def accepted(at: Paths, period: str, contract: Contract) -> Validation:
