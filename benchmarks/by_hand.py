@@ -55,6 +55,7 @@ def main(project: Path, here: Path) -> None:
     torch.set_num_threads(task.train.threads)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     mlflow.set_tracking_uri(f"sqlite:///{here}/mlflow.db")
+    mlflow.create_experiment("flights", artifact_location=str(here / "artifacts"))
     mlflow.set_experiment("flights")
     with mlflow.start_run():
         mlflow.log_params(task.train.network.model_dump())
