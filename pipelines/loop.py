@@ -200,19 +200,26 @@ def _retrain(candidate: Project, registry: Registry, period: str, decision: Deci
 
 
 def train_candidate(candidate: Project, reason: str) -> float:
-    """prepare, train, evaluate; returns the seconds it took, also when it was done before."""
+    """prepare, train, evaluate; returns the seconds it took.
+
+    Done before with the same settings, contract and batches, it is not done again.
+    """
     name, task, contract, at = candidate.name, candidate.task, candidate.contract, candidate.at
     spent = at.model.with_name("seconds.json")
-    if spent.is_file():
-        return float(store.read_json(spent, "perennial tick")["seconds"])
-    began = time.perf_counter()
     window = candidate.window(task.window.last)
     results = [validate.accepted(at, p, contract) for p in window]
+    settings = task.model_dump(mode="json", exclude={"gate", "monitor", "policy"})
+    given = store.digest_of([settings, contract.digest, [r.content for r in results]])
+    if spent.is_file():
+        done = store.read_json(spent, "perennial tick")
+        if done["given"] == given:
+            return float(done["seconds"])
+    began = time.perf_counter()
     prepare.run(name, task, contract, at, window, results)
     train.run(name, task, contract, at, reason)
     evaluate.run(name, task, contract, at)
     seconds = time.perf_counter() - began
-    store.write_json(spent, {"seconds": round(seconds, 2)})
+    store.write_json(spent, {"seconds": round(seconds, 2), "given": given})
     return seconds
 
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 50
-"""Raw rows kept with the model, with the answers expected of them."""
-
 
 def run(
     name: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_ticking_again_does_nothing(shop):
     assert again == loop.ticks(shop)[1]
     assert {p: store.md5(p) for p in shop.at.live.rglob("*.parquet")} == before
     assert len(ledger.read(shop.at.ledger)) == lines
+
+
+def test_a_candidate_is_trained_anew_when_a_setting_changed_and_only_then(shop):
+    candidate = shop.ending("2024-W10")
+    model = candidate.at.model / "manifest.json"
+    before = model.stat().st_mtime_ns
+    loop.train_candidate(candidate, "again")
+    assert model.stat().st_mtime_ns == before
+    train = candidate.task.train.model_copy(update={"seed": 8})
+    changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
+    loop.train_candidate(changed, "another seed")
+    assert artifact.load(candidate.at.model).about.seed == 8
+    loop.train_candidate(candidate, "and back")
+    assert artifact.load(candidate.at.model).about.seed == 7
 
 
 def test_ticks_go_forward_only(shop):
