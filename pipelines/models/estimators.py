@@ -11,6 +11,7 @@ one; logistic regression, with a column per code, is written as a graph by hand.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
-class Fitted:
+class Fitted(ABC):
     """A fitted estimator. best: epoch (0), validation_auc, validation_loss; history: one entry."""
 
     estimator: Any
@@ -54,13 +55,13 @@ class Fitted:
         ]
         return np.concatenate(parts, dtype=np.float32) if parts else np.empty(0, dtype=np.float32)
 
+    @abstractmethod
     def to_onnx(self) -> onnx.ModelProto:
         """Inputs numbers (N, P), codes (N, C), one without columns left out; probability (N, 1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def matrix(self, numbers: np.ndarray, codes: np.ndarray) -> Any:
         """What the estimator reads of encoded rows, N rows high."""
-        raise NotImplementedError
 
 
 class Trees(Fitted):
