@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
-BENCHES := quality overhead drift
+BENCHES := quality overhead drift serving
 
 .PHONY: help setup demo test test-all lint lock bench clean $(BENCHES:%=bench-%)
 
@@ -23,8 +23,8 @@ help: ## say what each word does
 
 setup: .venv/ready ## install everything into .venv (quick when it is there)
 
-demo: setup ## replay 2013 month by month: train, watch, alarm, retrain, judge, promote
-	@$(BIN)/perennial tick flights --through 2013-12
+demo: setup ## 2013 month by month: ask the service, watch, alarm, retrain, judge, promote, swap
+	@$(BIN)/perennial tick flights --through 2013-12 --serve
 	@$(BIN)/perennial report flights
 
 test: setup ## the fast tests: no network, no servers

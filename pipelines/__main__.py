@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from pipelines.commands import look, loop, pure, single
+from pipelines.commands import look, loop, pure, serve, single
 from pipelines.errors import PipelineError
 
 HELP = """Keep models alive: validated batches, a paired gate, drift alarms that retrain.
@@ -19,6 +19,7 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
   evaluate             measured on its newest, unseen rows        data/5_report
   gate, promote        challenger against champion, same rows     the MLflow registry
   score, labels        the champion answers; the truth arrives    data/6_live
+  serve                the champion answers over HTTP             data/6_served
   monitor              has the world moved? alarm: retrain        data/6_live
   tick                 all of that, once, for one new batch
   replay               ticks over history under a policy          data/7_replay
@@ -27,7 +28,8 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
 
 \b
 Exit codes: 2 settings, 3 input missing, 4 source, 5 batch would change, 6 quarantined,
-            7 model, 8 registry, 9 busy, 10 no such batch or id.
+            7 model, 8 registry, 9 busy, 10 no such batch or id,
+            11 service.
 Completion: eval "$(_PERENNIAL_COMPLETE=bash_source perennial)"   (or zsh_source, fish_source)
 """
 
@@ -59,6 +61,7 @@ for command in (
     single.score,
     single.labels,
     single.monitor,
+    serve.serve,
     loop.tick,
     loop.replay,
     loop.report,

@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ FILES = (
 )
 BATCH = 65_536
 """Rows answered at once; bounds memory."""
+_OUTPUT = ["probability"]
 
 
 class About(Record):
@@ -93,17 +95,26 @@ class Artifact:
         """
         feeds = self.feeds(table)
         parts = [
-            self._session.run(
-                ["probability"], {name: v[at : at + BATCH] for name, v in feeds.items()}
-            )[0]
+            self.run({name: v[at : at + BATCH] for name, v in feeds.items()})
             for at in range(0, len(table), BATCH)
         ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
+    def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """(N,) float32, from raw inputs: at least those that `graph_inputs` names."""
+        if len(feeds) != len(self.graph_inputs):
+            feeds = {name: feeds[name] for name in self.graph_inputs}
+        answers: np.ndarray = self._session.run(_OUTPUT, feeds)[0]
+        return answers
+
+    @cached_property
+    def graph_inputs(self) -> tuple[str, ...]:
+        """Raw columns that the graph reads; what it never reads is no input of it."""
+        return tuple(i.name for i in self._session.get_inputs())
+
     def feeds(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
         """Raw columns as the graph's inputs, each of shape (N,)."""
-        wanted = [i.name for i in self._session.get_inputs()]
-        return raw_inputs(table, self.contract, wanted)
+        return raw_inputs(table, self.contract, self.graph_inputs)
 
 
 def raw_inputs(

@@ -10,6 +10,7 @@
   x RegistryError   the registry refused, or is out of reach      8
   x Busy            another process holds the task                9
   x UnknownId       no such prediction, batch or version         10
+  x ServiceError    the running service refused, or is away      11
 
 A message names the file or field, the value, what is allowed, and ends in the command that mends it.
 """
@@ -57,3 +58,7 @@ class Busy(PipelineError):
 
 class UnknownId(PipelineError):
     exit_status = 10
+
+
+class ServiceError(PipelineError):
+    exit_status = 11

@@ -18,6 +18,8 @@ from pipelines import measures
 from pipelines.measures import check
 from pipelines.params import Gate
 from pipelines.records import Check, Scores, Verdict
+from pipelines.served import live as over_http
+from pipelines.served.live import Live
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ def judge(
     baseline: Scores,
     settings: Gate,
     expected: Expected,
+    live: Live | None = None,
 ) -> Verdict:
     """baseline: the answers that anyone could give without a model, to the same rows.
+    live: what champion and challenger answered over HTTP; it can only hold, never promote.
 
     Without a champion, `None` in both `champion` and `expected`, the baseline is the only rival.
     Never raises on bad numbers: they are reasons to hold.
@@ -61,6 +65,10 @@ def judge(
             challenger, champion, baseline, settings, expected.slice_rows, expected.validation_auc
         )
         checks += more
+    if live is not None:
+        judged, figures = over_http.compare(live, settings, measures.SEED)
+        checks.append(judged)
+        found |= figures
     return Verdict(
         task=task,
         challenger=challenger.version,

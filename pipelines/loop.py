@@ -13,6 +13,7 @@ from typing import Literal
 
 from pipelines import ledger, periods, policy, store
 from pipelines.adapters.registry import Registry
+from pipelines.adapters.service import Service
 from pipelines.artifact import load
 from pipelines.errors import ParamsError
 from pipelines.lock import task_lock
@@ -20,6 +21,7 @@ from pipelines.project import Project
 from pipelines.records import Alarm, Decision, Record, Verdict
 from pipelines.sources.base import open_source
 from pipelines.stages import (
+    ask,
     evaluate,
     ingest,
     labels,
@@ -64,9 +66,11 @@ def tick(
     follow: PolicyName = "on-alarm",
     pages: bool = True,
     wait: bool = False,
+    service: Service | None = None,
 ) -> Tick:
     """Land, validate, label, watch, perhaps retrain and promote, then answer the batch.
 
+    service: ask it over HTTP, and post it the labels, in place of scoring the batch here.
     Raises Busy when another process holds the task, Quarantined when the batch fails at the door
     (nothing is scored and the champion stays).
     """
@@ -79,7 +83,7 @@ def tick(
             return Tick.model_validate_json(done.read_text())
         _refuse_the_past(project, period)
         store.sweep(project.at.live)
-        record = _pass(project, period, follow, pages)
+        record = _pass(project, period, follow, pages, service)
         store.write_text(done, record.model_dump_json(indent=1))
         return record
 
@@ -106,7 +110,9 @@ def next_period(project: Project) -> str:
     return project.shift(done[-1].period if done else project.task.window.last, 1)
 
 
-def _pass(project: Project, period: str, follow: PolicyName, pages: bool) -> Tick:
+def _pass(
+    project: Project, period: str, follow: PolicyName, pages: bool, service: Service | None
+) -> Tick:
     name, task, contract, at = project.name, project.task, project.contract, project.at
     known = project.shift(period, -task.label_delay)
     needed = periods.between(project.window(known)[0], period, task.period)
@@ -114,7 +120,8 @@ def _pass(project: Project, period: str, follow: PolicyName, pages: bool) -> Tic
     ingest.run(name, task, contract, at, missing)
     rows = validate.run(name, task, contract, at, needed)[-1].rows
 
-    labelled = labels.run(name, contract, at, known)
+    told = ask.tell(name, contract, at, known, service) if service else 0
+    labelled = told + labels.run(name, contract, at, known)
     registry = Registry(at)
     champion = registry.alias("champion")
     alarm, decision = _watch(project, registry, period, champion, known, follow, pages)
@@ -129,8 +136,10 @@ def _pass(project: Project, period: str, follow: PolicyName, pages: bool) -> Tic
             f"{period} cannot be answered. Read the verdict in {at.verdict(period)}, then widen the "
             "window or choose another model with: edit params.yaml"
         )
-    model = load(registry.fetch(version))
-    score.run(name, contract, at, period, model, version)
+    if service:
+        ask.run(name, contract, at, period, service, version)
+    else:
+        score.run(name, contract, at, period, load(registry.fetch(version)), version)
     return Tick(
         task=name,
         period=period,
@@ -208,7 +217,7 @@ def train_candidate(candidate: Project, reason: str) -> float:
     spent = at.model.with_name("seconds.json")
     window = candidate.window(task.window.last)
     results = [validate.accepted(at, p, contract) for p in window]
-    settings = task.model_dump(mode="json", exclude={"gate", "monitor", "policy"})
+    settings = task.model_dump(mode="json", exclude={"gate", "monitor", "policy", "serve"})
     given = store.digest_of([settings, contract.digest, [r.content for r in results]])
     if spent.is_file():
         done = store.read_json(spent, "perennial tick")
@@ -224,7 +233,11 @@ def train_candidate(candidate: Project, reason: str) -> float:
 
 
 def through(
-    project: Project, last: str | None, on_tick: Callable[[Tick], None], wait: bool = False
+    project: Project,
+    last: str | None,
+    on_tick: Callable[[Tick], None],
+    wait: bool = False,
+    service: Service | None = None,
 ) -> list[Tick]:
     """Tick every batch that has not been, up to `last`; None: the next one, if the source has it."""
     upto = last or next_period(project)
@@ -235,6 +248,6 @@ def through(
         return []
     done = []
     while (period := next_period(project)) <= upto:
-        done.append(tick(project, period, wait=wait))
+        done.append(tick(project, period, wait=wait, service=service))
         on_tick(done[-1])
     return done

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from pipelines.errors import MissingInput, ParamsError
+from pipelines.serve_params import Serve
 from pipelines.settings import Settings, explain
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -226,6 +227,7 @@ class Task(Settings):
     gate: Gate = Gate()
     monitor: Monitor = Monitor()
     policy: Policy = Policy()
+    serve: Serve = Serve()
 
 
 class Params(Settings):

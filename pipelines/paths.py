@@ -116,6 +116,10 @@ class Paths:
     def labels(self, period: str) -> Path:
         return self.live / "labels" / f"{period}.parquet"
 
+    def asked(self, period: str) -> Path:
+        """Which prediction id each row got from the service."""
+        return self.live / "asked" / f"{period}.parquet"
+
     def alarm(self, period: str) -> Path:
         return self.live / "alarms" / f"{period}.json"
 
@@ -149,5 +153,38 @@ class Paths:
 
     @property
     def models_cache(self) -> Path:
-        """Registry versions fetched for scoring, by version."""
-        return self.live / "models"
+        """Registry versions fetched to answer with, by version."""
+        return self.root / ".perennial" / "models" / self.registered_name
+
+    # the service: what it was asked over HTTP and answered, and what this machine keeps for it
+    @property
+    def served(self) -> Path:
+        return self.data / "6_served" / self.task
+
+    def served_day(self, day: str) -> Path:
+        """Folder of one day's answers, UTC, e.g. 2013-04-01: Parquet files."""
+        return self.served / "answers" / day
+
+    @property
+    def journals(self) -> Path:
+        """What a worker writes while it answers; each becomes a Parquet file when it is closed."""
+        return self.served / "journals"
+
+    @property
+    def served_labels(self) -> Path:
+        """SQLite: label by prediction id."""
+        return self.served / "labels.db"
+
+    @property
+    def service(self) -> Path:
+        return self.root / ".perennial" / "service" / self.task
+
+    @property
+    def wanted(self) -> Path:
+        """The version that the workers shall answer with; written by the keeper."""
+        return self.service / "wanted.json"
+
+    @property
+    def wake(self) -> Path:
+        """Touched to make the keeper look at the registry at once."""
+        return self.service / "wake"

@@ -10,9 +10,11 @@ import numpy as np
 
 from pipelines import metrics, store
 from pipelines.artifact import Artifact, load
+from pipelines.errors import MissingInput
 from pipelines.loop import FIRST, Tick, ticks
 from pipelines.project import Project
 from pipelines.records import Record
+from pipelines.served import answers
 from pipelines.slices import row_keys
 
 
@@ -45,12 +47,13 @@ def _line(project: Project, tick: Tick, first: Artifact) -> Line:
     )
     label = batch[project.contract.label].to_numpy()
     given = answers_in_order(project, tick.period, row_keys(batch, project.contract))
+    answered = np.isfinite(given)
     return Line(
         period=tick.period,
         rows=len(batch),
         rate=float(label.mean()),
         champion=tick.champion,
-        auc=metrics.auc(label, given),
+        auc=metrics.auc(label[answered], given[answered]),
         frozen_auc=metrics.auc(label, first.predict(batch)),
         action=tick.decision.action,
         reason="; ".join(tick.decision.reasons),
@@ -60,16 +63,18 @@ def _line(project: Project, tick: Tick, first: Artifact) -> Line:
 
 
 def answers_in_order(project: Project, period: str, keys: np.ndarray) -> np.ndarray:
-    """(N,) probabilities given to the rows named by `keys`; the log may hold them in any order."""
-    answers = store.read_table(
-        project.at.predictions(period),
-        f"perennial score {project.name} --batch {period}",
-        ["id", "probability"],
-    )
-    by_row = dict(
-        zip(answers["id"].str.rsplit("-", n=1).str[-1], answers["probability"], strict=True)
-    )
-    return np.array([by_row[f"{key:016x}"] for key in keys.tolist()])
+    """(N,) probabilities given to the rows named by `keys`, the latest where there were several.
+
+    NaN where a row was never answered. Raises MissingInput when none was.
+    """
+    given = answers.given(project.at, project.contract, period, project.task.period)
+    if given is None:
+        raise MissingInput(
+            f"{project.name} has no answers to {period}. "
+            f"Make them with: perennial score {project.name} --batch {period}"
+        )
+    by_row = dict(zip(given["row"], given["probability"], strict=True))
+    return np.array([by_row.get(f"{key:016x}", np.nan) for key in keys.tolist()])
 
 
 def first_model(project: Project) -> Artifact:

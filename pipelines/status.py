@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import params, paths, store
+from pipelines import params, paths
 from pipelines.adapters.registry import Registry
 from pipelines.lock import holder
 from pipelines.loop import next_period, ticks
 from pipelines.project import Project, open_project
+from pipelines.served import answers
 
 
 def status() -> list[dict[str, Any]]:
@@ -30,17 +31,16 @@ def _task(project: Project) -> dict[str, Any]:
         "aliases": registry.aliases(),
         "last_tick": last.model_dump(mode="json") if last else None,
         "prediction": some_prediction(project, last.period) if last else None,
+        "served": answers.count(at),
         "held_by": holder(at.lock),
         "next": f"perennial tick {project.name} --batch {next_period(project)}",
     }
 
 
-def some_prediction(project: Project, period: str) -> str:
-    """The id of one answer to the period."""
-    answers = store.read_table(
-        project.at.predictions(period), f"perennial score {project.name} --batch {period}", ["id"]
-    )
-    return str(answers["id"].iloc[0])
+def some_prediction(project: Project, period: str) -> str | None:
+    """The id of one answer to the period; None when its log was removed."""
+    given = answers.given(project.at, project.contract, period, project.task.period)
+    return None if given is None else str(given["id"].iloc[0])
 
 
 def as_text(found: list[dict[str, Any]]) -> str:
@@ -66,8 +66,11 @@ def as_text(found: list[dict[str, Any]]) -> str:
                 f"alarm        {'; '.join(tick['alarm']) or 'none'}",
                 f"policy       {decision['action']}: {'; '.join(decision['reasons'])}",
                 f"verdict      {verdict}",
-                f"one answer   perennial trace {task['prediction']}",
             ]
+            if task["prediction"]:
+                lines.append(f"one answer   perennial trace {task['prediction']}")
+        if task["served"]:
+            lines.append(f"over HTTP    {task['served']} answers in the log, shadows among them")
         if task["held_by"]:
             lines.append(f"held by      {task['held_by']}")
         blocks.append("\n".join([*lines, f"next         {task['next']}"]))

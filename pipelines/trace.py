@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import store
+from pipelines import periods, store
 from pipelines.adapters.registry import Registry
 from pipelines.artifact import load
 from pipelines.errors import UnknownId
+from pipelines.journal.frames import parse_id
 from pipelines.project import Project
+from pipelines.served import answers
+from pipelines.served.bodies import stored
 
 
 def task_of(prediction: str) -> str:
-    """Ids are `<task>-<version>-<row>`. Raises UnknownId when this is not one."""
+    """The task in the id of a batch's answer, `<task>-<version>-<row>`, or of one over HTTP.
+
+    Raises UnknownId when this is neither.
+    """
+    served = parse_id(prediction)
+    if served is not None:
+        return served.task
     parts = prediction.rsplit("-", 2)
     if len(parts) != 3 or not parts[1].isdigit() or len(parts[2]) != 16:
         raise UnknownId(
-            f"{prediction!r} is not a prediction id; ids look like flights-3-00f1e2d3c4b5a697. "
-            "Find some with: perennial status"
+            f"{prediction!r} is not a prediction id; ids look like flights-3-00f1e2d3c4b5a697 or, "
+            "over HTTP, flights-3-20130401-00c0ffee-1f. Find some with: perennial status"
         )
     return parts[0]
 
@@ -34,7 +43,10 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
     return {
         "prediction": {k: answer[k] for k in ("id", "probability", "prediction", "at")},
         "batch": period,
-        "inputs": {name: answer[name] for name in project.contract.inputs if name in answer},
+        "route": answer["route"],
+        "inputs": {
+            name: answer[stored(name)] for name in project.contract.inputs if stored(name) in answer
+        },
         "model": {"name": project.at.registered_name, "version": version, "digest": model.digest},
         "run": registry.run_of(version),
         "code": {"commit": commit, "dirty": tags.get("git.dirty", "")},
@@ -48,16 +60,31 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
 
 
 def _find(project: Project, prediction: str) -> tuple[dict[str, Any], str]:
-    import pyarrow.parquet as parquet
+    """The answer with its row as asked, and the period the row lies in."""
+    if parse_id(prediction) is not None:
+        served = answers.find(project.at, project.contract, prediction)
+        if served is not None:
+            return served, _period_of(project, served)
+    else:
+        import pyarrow.parquet as parquet
 
-    for path in sorted(project.at.predictions("x").parent.glob("*.parquet"), reverse=True):
-        rows = parquet.read_table(path, filters=[("id", "==", prediction)]).to_pylist()
-        if rows:
-            return rows[0], path.stem
+        for path in sorted(project.at.predictions("x").parent.glob("*.parquet"), reverse=True):
+            rows = parquet.read_table(path, filters=[("id", "==", prediction)]).to_pylist()
+            if rows:
+                return rows[0] | {"route": "batch"}, path.stem
     raise UnknownId(
         f"trace: no logged prediction of {project.name} has the id {prediction!r}. "
         "Find some with: perennial status"
     )
+
+
+def _period_of(project: Project, served: dict[str, Any]) -> str:
+    import pandas as pd
+
+    time = served[stored(project.contract.time)]
+    if not isinstance(time, pd.Timestamp) or pd.isna(time):
+        return "unknown"
+    return str(periods.period_names(pd.Series([time]), project.task.period)[0])
 
 
 def _validation(project: Project, period: str) -> str:
@@ -91,7 +118,8 @@ def as_text(found: dict[str, Any]) -> str:
     dirty = "  (with uncommitted changes)" if code["dirty"] == "true" else ""
     lines = [
         f"prediction  {prediction['id']}",
-        f"  answered  {prediction['probability']:.4f} -> {prediction['prediction']}, batch {found['batch']}",
+        f"  answered  {prediction['probability']:.4f} -> {prediction['prediction']}, batch {found['batch']}"
+        + ("" if found["route"] == "batch" else f", over HTTP by the {found['route']}"),
         f"model       {model['name']} version {model['version']}, digest {model['digest']}",
         f"  verdict   {found['verdict']}: {found['verdict_reason']}",
         f"  run       {found['run']}",

@@ -63,8 +63,9 @@ def answer(at, model, version="1", label=lambda rows: rows["failed"], part=slice
     rows = pumps(WEEK, "2024-02-26", 2)
     ids = [f"pumps-{version}-{i:016x}" for i in rows["pump"]]
     answers = rows.drop(columns="failed").assign(
-        id=ids, version=version, probability=model.predict(rows), threshold=0.5
-    )
+        id=ids, version=version, probability=model.predict(rows), threshold=0.5,
+        at=pd.Timestamp("2024-03-04 06:00"),
+    )  # fmt: skip
     store.write_table(at.predictions(BEFORE), answers)
     labels = pd.DataFrame({"id": ids, "label": label(rows)})
     store.write_table(at.labels(BEFORE), labels[part])

@@ -110,6 +110,7 @@ class Registry:
         target = self.at.models_cache / version
         with self._locked("fetch"):
             if not expected or _digest(target) != expected:
+                store.sweep(self.at.models_cache)
                 self._download(version, target, expected)
         return target
 

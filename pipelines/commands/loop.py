@@ -13,11 +13,27 @@ POLICIES = ("frozen", "always", "on-alarm")
 @task_argument
 @click.option("--batch", metavar="PERIOD", help="This batch; else the next one.")
 @click.option("--through", metavar="PERIOD", help="Every batch not ticked yet, up to this one.")
+@click.option(
+    "--service", metavar="URL", help="Ask the running service for the answers, over HTTP."
+)
+@click.option("--serve", is_flag=True, help="The same, with a service that runs as long as this.")
 @wait_option
 @json_option
-def tick(task: str, batch: str | None, through: str | None, wait: bool, as_json: bool) -> None:
+def tick(
+    task: str,
+    batch: str | None,
+    through: str | None,
+    service: str | None,
+    serve: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
     """Land a batch, watch the champion, retrain and judge when the policy says so, then answer it."""
+    import contextlib
+
     from pipelines import loop
+    from pipelines.adapters.service import Service
+    from pipelines.commands.serve import running
     from pipelines.project import open_project
 
     p = open_project(task)
@@ -28,11 +44,14 @@ def tick(task: str, batch: str | None, through: str | None, wait: bool, as_json:
             why = done.why if done.verdict else "; ".join(done.decision.reasons)
             click.echo(f"{done.period}  v{done.champion}  {done.decision.action}{said}: {why}")
 
-    if batch is None:
-        done = loop.through(p, through, told, wait=wait)
-    else:
-        done = [loop.tick(p, batch, wait=wait)]
-        told(done[0])
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(running(task)) if serve else service
+        asked = Service(url) if url else None
+        if batch is None:
+            done = loop.through(p, through, told, wait=wait, service=asked)
+        else:
+            done = [loop.tick(p, batch, wait=wait, service=asked)]
+            told(done[0])
     due = f"the source has no batch {loop.next_period(p)} yet" if through is None else "all done"
     nothing = "" if done else f"nothing is due for {task}: {due}"
     say([t.model_dump(mode="json") for t in done], as_json, nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -78,16 +79,38 @@ def score(task: str, batch: str, as_json: bool) -> None:
 
 @click.command(epilog=example("perennial labels flights --batch 2013-04"))
 @task_argument
-@one_batch
+@click.option("--batch", metavar="PERIOD", help="Join the labels of this batch, e.g. 2013-04.")
+@click.option(
+    "--file", "path", metavar="FILE", help="Or take labels by prediction id: columns id, label."
+)
 @json_option
-def labels(task: str, batch: str, as_json: bool) -> None:
-    """Join the labels that arrived to the answers given to a batch."""
+def labels(task: str, batch: str | None, path: str | None, as_json: bool) -> None:
+    """Join the labels that arrived to the answers given to a batch.
+
+    With --file, a CSV or Parquet file gives labels by the prediction ids that came back over HTTP;
+    the first label of an id stays.
+    """
     from pipelines.project import open_project
     from pipelines.stages import labels as stage
 
+    if (batch is None) == (path is None):
+        raise click.UsageError("give either --batch or --file")
     p = open_project(task)
+    if batch is None:
+        _labels_from(p, Path(str(path)), as_json)
+        return
     rows = stage.run(p.name, p.contract, p.at, batch)
-    say({"rows": rows}, as_json, f"{rows} answers labelled in {p.at.labels(batch)}")
+    say({"rows": rows}, as_json, f"{rows} answers to {batch} have a label")
+
+
+def _labels_from(p: Project, path: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipelines.served import labels as served
+
+    counted = asdict(served.take(p.at, p.contract, served.from_file(path, p.name)))
+    text = ", ".join(f"{count} {kind}" for kind, count in counted.items())
+    say(counted, as_json, f"labels of {path}: {text}")
 
 
 @click.command(epilog=example("perennial monitor flights --batch 2013-05"))

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines import labelled as labels
 from pipelines import periods, store
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
@@ -17,6 +18,7 @@ from pipelines.drift.shift import Joint
 from pipelines.params import Monitor, Task
 from pipelines.paths import Paths
 from pipelines.records import Alarm, ColumnDrift, Performance
+from pipelines.served import answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +53,7 @@ def run(
     mend = f"perennial ingest {name} --batch {period}"
     rows = store.read_table(at.batch(period), mend, list(contract.inputs))
     known = periods.shift(period, task.period, -task.label_delay)
-    labelled = _labelled(at, name, known, version)
+    labelled = _labelled(name, task, contract, at, known, version)
     expected = artifact.about.metrics["validation_auc"]
 
     seed, settings = task.train.seed, task.monitor
@@ -114,19 +116,33 @@ def found(
     return tuple(reasons)
 
 
-def _labelled(at: Paths, name: str, period: str, version: str) -> pd.DataFrame | None:
-    """The version's own answers to the period, with labels; None before the first arrive."""
-    if not (at.predictions(period).is_file() and at.labels(period).is_file()):
+def _labelled(
+    name: str, task: Task, contract: Contract, at: Paths, period: str, version: str
+) -> pd.DataFrame | None:
+    """The version's own answers to rows of the period, of the batch and over HTTP, with labels.
+
+    None before the first arrive. One answer a row: a client that asked again would count twice.
+    """
+    given = answers.given(at, contract, period, task.period)
+    if given is None:
         return None
-    answers = store.read_table(at.predictions(period), f"perennial score {name} --batch {period}")
-    labels = store.read_table(at.labels(period), f"perennial labels {name} --batch {period}")
-    own = answers[answers["version"].astype(str) == version]
-    if len(own) < len(answers):
+    known = labels.labels(at.served_labels, given["id"]) if at.replay is None else {}
+    if at.labels(period).is_file():
+        batch = store.read_table(at.labels(period), f"perennial labels {name} --batch {period}")
+        known |= dict(zip(batch["id"], batch["label"], strict=True))
+    if not known:
+        return None
+    own = given[given["version"].astype(str) == version]
+    if len(own) < len(given):
         log.info(
             "monitor %s: %d of %d answers to %s left out, another version than %s gave them",
-            name, len(answers) - len(own), len(answers), period, version,
+            name, len(given) - len(own), len(given), period, version,
         )  # fmt: skip
-    return own.merge(labels, on="id", validate="one_to_one") if len(own) else None
+    if not len(own):
+        return None
+    label = own["id"].map(known)
+    found = own.assign(label=label)[label.notna()]
+    return answers.latest(found).reset_index(drop=True)
 
 
 def _other_columns(

@@ -19,6 +19,7 @@ from pipelines.gate import Expected, held, judge, rows_digest
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Verdict
+from pipelines.served import live
 
 if TYPE_CHECKING:
     from pipelines.adapters.registry import Registry
@@ -157,6 +158,7 @@ def _compare(
             slice_rows=task.evaluate.slice_rows,
             validation_auc=made.about.metrics.get("validation_auc"),
         ),
+        live.gathered(at, contract, champion, version) if champion else None,
     )
 
 

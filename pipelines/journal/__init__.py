@@ -1,0 +1,187 @@
+"""What a worker writes while it answers: one append-only file, whole frames only.
+
+A worker holds a lock on its open file; a file whose lock is free was closed, or its worker is
+dead, and may be compacted.
+
+What `kill -9` loses: in durable mode nothing that was answered; in buffered mode what was added
+since the last commit, `flush_ms` at most. Bytes are handed to the system and not synced: a machine
+that loses its power loses what the system had not yet written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.journal.frames import SUFFIX, framed
+from pipelines.serve_params import Log
+
+log = logging.getLogger(__name__)
+
+_DAY = 86_400
+
+
+class JournalFull(Exception):
+    """The disk refused an answer's record; nothing of it was written."""
+
+
+class Hidden(NamedTuple):
+    """A body whose personal values are hashed."""
+
+    body: bytes
+    media: str
+    keys: list[str] | None
+    """Row keys, where a personal column is part of them and they cannot be made from the body."""
+
+
+class Journal:
+    """Not thread-safe: a worker's event loop is its only user.
+
+    `pending_bytes` wait in memory; `written` and `lost` count rows. When the disk refuses, durable
+    mode raises, so that no answer leaves without its record; buffered mode keeps what waits until
+    it is more than `buffer_mb`, then drops it and counts it as lost, and answers go on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        log: Log,
+        hidden: Callable[[bytes, str, int], Hidden] | None = None,
+    ) -> None:
+        self.pending_bytes = self.written = self.lost = 0
+        self._folder, self._task, self._settings, self._hidden = folder, task, log, hidden
+        self._pending: list[bytes] = []
+        self._rows = 0
+        self._fd: int | None = None
+        self._sequence = self._size = 0
+        self._began = 0.0
+        self.worker = _unused(folder.parent)
+        # A disk that is full now may have room at the first answer.
+        with contextlib.suppress(OSError):
+            self._open()
+
+    def add(
+        self,
+        *,
+        first: int,
+        rows: int,
+        version: str,
+        route: str,
+        at: float,
+        latency: float,
+        threshold: float,
+        media: str,
+        probabilities: Sequence[float] | bytes,
+        body: bytes,
+    ) -> None:
+        """Into memory. A shadow's frame has the `first` and `at` of the answer it stands beside."""
+        keys = None
+        if self._hidden is not None:
+            body, media, keys = self._hidden(body, media, rows)
+        frame = framed(
+            (first, rows, version, route, at, latency, threshold, media, keys, probabilities, body)
+        )
+        self._pending.append(frame)
+        self.pending_bytes += len(frame)
+        self._rows += rows
+        if not self._began:
+            self._began = at
+
+    def commit(self) -> None:
+        """Hand all that was added to the system, whole or not at all. Raises JournalFull (durable)."""
+        if not self._pending:
+            return
+        try:
+            self._write(b"".join(self._pending))
+        except OSError as error:
+            self._refused(error)
+            return
+        self.written += self._rows
+        self._forget()
+
+    def rotate_if_due(self, now: float) -> None:
+        """Close the file when it is old or large enough, and at midnight UTC; now: unix time.
+
+        Raises JournalFull (durable) when what still waits cannot be written.
+        """
+        if not self._began:
+            return
+        settings, age = self._settings, now - self._began
+        if (
+            age >= settings.rotate_seconds
+            or self._size >= settings.rotate_mb * 1e6
+            or now // _DAY != self._began // _DAY
+        ):
+            self.close()
+
+    def close(self) -> None:
+        """Commit what waits and let go of the file; the next commit begins another."""
+        try:
+            self.commit()
+        finally:
+            self._let_go()
+
+    def _write(self, data: bytes) -> None:
+        fd = self._open() if self._fd is None else self._fd
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(fd, left) :]
+        except OSError:
+            try:
+                os.ftruncate(fd, self._size)
+            except OSError:  # its end stays torn, so nothing may follow it
+                self._let_go()
+            raise
+        self._size += len(data)
+
+    def _refused(self, error: OSError) -> None:
+        if self._settings.mode == "durable":
+            self._forget()
+            raise JournalFull(
+                f"{self._folder} cannot be written: {error.strerror}. "
+                f"Make room on that disk: {self._task} answers again as soon as there is some"
+            ) from error
+        if self.pending_bytes > self._settings.buffer_mb * 1e6:
+            log.error(
+                "%d answers of %s are lost to the log: %s cannot be written: %s",
+                self._rows, self._task, self._folder, error.strerror,
+            )  # fmt: skip
+            self.lost += self._rows
+            self._forget()
+
+    def _forget(self) -> None:
+        self._pending.clear()
+        self.pending_bytes = self._rows = 0
+
+    def _open(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = self._folder / f"{self.worker}-{self._sequence:06d}{SUFFIX}"
+            self._sequence += 1
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                self._fd, self._size = fd, 0
+                return fd
+            os.close(fd)  # compaction came between the two calls and took it for a dead worker's
+
+    def _let_go(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._size, self._began = None, 0, 0.0
+
+
+def _unused(home: Path) -> str:
+    """A name that no file below `home` has: ids are made of it, and no two answers may share one."""
+    while True:
+        worker = secrets.token_hex(4)
+        if next(home.rglob(f"{worker}-*"), None) is None:
+            return worker

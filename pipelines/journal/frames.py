@@ -1,0 +1,144 @@
+"""The journal's format, and the ids of what it holds.
+
+A frame is length (4 bytes), CRC-32 (4 bytes), then a MessagePack array whose last item is the
+request's body as it came, so nothing is encoded a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+SUFFIX = ".journal"
+SHADOW = "shadow"
+"""The route whose answers only the log sees."""
+_HEAD = struct.Struct("<II")
+
+
+class Torn(Exception):
+    """The bytes from here on are no whole frame."""
+
+
+class Frame(msgspec.Struct, array_like=True, gc=False):
+    """One request and its answers: row i has the id `<...>-<first + i in hex>`."""
+
+    first: int
+    rows: int
+    version: str
+    route: str
+    at: float
+    """Unix time in seconds: its UTC day is the day in the ids."""
+    latency: float
+    """Seconds."""
+    threshold: float
+    media: str
+    """json, arrow or parquet: how to read `body`."""
+    keys: list[str] | None
+    probabilities: list[float] | bytes
+    """(rows,); bytes are float32, little-endian."""
+    body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+def framed(fields: tuple[Any, ...]) -> bytes:
+    """fields: those of Frame, in its order; a tuple, because making a Frame costs more."""
+    payload = _encode(fields)
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+class PredictionId(NamedTuple):
+    task: str
+    version: str
+    day: str
+    """2013-04-01, UTC: when it was answered."""
+    worker: str
+    counter: int
+
+
+def id_prefix(task: str, version: str, at: float, worker: str) -> str:
+    """All of an id but its counter; at: unix time of the answer."""
+    return f"{task}-{version}-{day_of(at).replace('-', '')}-{worker}-"
+
+
+def parse_id(prediction: str) -> PredictionId | None:
+    """An id that came back over HTTP, taken apart; None for anything else, a batch's id too.
+
+    >>> parse_id("flights-4-20130401-00c0ffee-1f").counter
+    31
+    """
+    parts = prediction.rsplit("-", 4)
+    # From the right: a task's name may hold '-'. A batch's id ends in 16 hex digits, this never does.
+    if len(parts) != 5 or len(parts[4]) > 15 or len(parts[3]) != 8 or not parts[0]:
+        return None
+    task, version, day, worker, counter = parts
+    try:
+        found = dt.datetime.strptime(day, "%Y%m%d").date().isoformat()
+        parsed = PredictionId(task, version, found, f"{int(worker, 16):08x}", int(counter, 16))
+    except ValueError:
+        return None
+    spelled = f"{task}-{version}-{found.replace('-', '')}-{parsed.worker}-{parsed.counter:x}"
+    return parsed if spelled == prediction and version.isascii() and version.isdigit() else None
+
+
+def day_of(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
+
+
+@contextlib.contextmanager
+def closed(path: Path) -> Iterator[bool]:
+    """Has its worker closed the file, or died? While the block runs nobody else compacts it."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(fd).st_nlink > 0
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(fd)
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """Raises Torn at the first bytes that are no whole frame; all before them were yielded."""
+    data = memoryview(path.read_bytes())
+    at = 0
+    while at < len(data):
+        start = at + _HEAD.size
+        if start > len(data):
+            raise Torn(f"{path}: {len(data) - at} bytes at {at} are no frame")
+        length, checksum = _HEAD.unpack_from(data, at)
+        payload = data[start : start + length]
+        if len(payload) < length or zlib.crc32(payload) != checksum:
+            raise Torn(f"{path}: the frame at byte {at} of {len(data)} is not whole")
+        try:
+            frame = _decode(payload)
+        except msgspec.DecodeError as error:
+            raise Torn(f"{path}: the frame at byte {at} is not of this format: {error}") from error
+        yield frame
+        at = start + length
+
+
+def probabilities(frame: Frame) -> array[float]:
+    """(rows,) float32."""
+    found: array[float] = array("f")
+    if isinstance(frame.probabilities, bytes):
+        found.frombytes(frame.probabilities)
+    else:
+        found.extend(frame.probabilities)
+    return found

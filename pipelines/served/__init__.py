@@ -1,0 +1,215 @@
+"""Closed journals -> Parquet files by day, which any Arrow reader can read; and their retention.
+
+A file's name is made of its journal's, and the journal goes only after its files are there: killed
+at any moment, the next run writes the same files again. The files of a day that is over are folded
+into one, and today's small ones when there are many. Killed while it folds, a reader that is not
+`served.answers` may see a row in two files, until the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import labelled, store
+from pipelines.contract import Contract
+from pipelines.journal.frames import SUFFIX, Frame, Torn, closed, day_of, frames
+from pipelines.paths import Paths
+from pipelines.served import table
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 8192
+CHUNK_BYTES = 16_000_000
+"""Rows, and bytes of bodies, that are in memory as columns at once."""
+MANY = 32
+SMALL_BYTES = 8_000_000
+"""Of a day that is not over: files below SMALL_BYTES are folded when there are as many. A reader
+takes about a millisecond for a file, however few rows it has."""
+GROUP_ROWS = 65_536
+"""Rows of a folded file that are in memory at once."""
+BAD = ".bad"
+FOLDED = "folded-"
+PARTS = b"parts"
+"""In a folded file's metadata: the names of the files that it replaces."""
+
+
+@dataclass
+class Compacted:
+    journals: int = 0
+    rows: int = 0
+    bad: int = 0
+    """Journals with a frame that is not whole: what stood before it was kept, the file set aside."""
+    failed: int = 0
+    """Journals that are tried again next time."""
+
+
+def compact(at: Paths, contract: Contract) -> Compacted:
+    """Every journal that its worker has closed, or died over; one that fails stays for next time."""
+    done = Compacted()
+    for path in sorted(at.journals.glob(f"*{SUFFIX}")):
+        with closed(path) as free:
+            if not free:
+                continue
+            try:
+                _compact(path, at, contract, done)
+            except Exception:  # a full disk as well as a defect: the others must not wait for it
+                log.exception("%s could not be turned into Parquet and stays", path)
+                done.failed += 1
+    today = day_of(time.time())
+    for folder in days(at):
+        if folder.name < today:
+            _fold(folder, parts(folder), fewest=2)
+        else:
+            small = [path for path in parts(folder) if path.stat().st_size < SMALL_BYTES]
+            _fold(folder, small, fewest=MANY)
+    return done
+
+
+def days(at: Paths) -> list[Path]:
+    """Folders of the days that have answers, oldest first."""
+    home = at.served_day("x").parent
+    return sorted(p for p in home.glob("????-??-??") if p.is_dir())
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!._]*.parquet"))
+
+
+def retain(at: Paths, keep: int, today: dt.date) -> int:
+    """Remove answers and labels more than `keep` days old; returns how many days' folders went."""
+    first = (today - dt.timedelta(days=keep)).isoformat()
+    old = [folder for folder in days(at) if folder.name < first]
+    for folder in old:
+        shutil.rmtree(folder)
+    for path in at.journals.glob(f"*{BAD}"):
+        if day_of(path.stat().st_mtime) < first:
+            path.unlink()
+    labelled.forget(at.served_labels, first)
+    return len(old)
+
+
+def _compact(path: Path, at: Paths, contract: Contract, done: Compacted) -> None:
+    worker = path.stem.split("-")[0]
+    found, torn = whole(path)
+    with contextlib.ExitStack() as files:
+        writers: dict[str, Any] = {}
+        for day, chunk in chunks(found):
+            if day not in writers:
+                target = at.served_day(day) / f"{path.stem}.parquet"
+                writers[day] = files.enter_context(_writing(target, table.schema(contract)))
+            writers[day].write_table(table.answers(chunk, worker, contract))
+    rows = sum(f.rows for f in found)
+    if torn:
+        aside = path.with_name(path.name + BAD)
+        path.rename(aside)
+        log.error("%s. The %d answers before it are kept; the file is now %s", torn, rows, aside)
+        done.bad += 1
+    else:
+        path.unlink()
+    done.journals += 1
+    done.rows += rows
+
+
+def whole(path: Path) -> tuple[list[Frame], str]:
+    """The frames up to the first that is not whole, and what is wrong with that one, or nothing."""
+    found = []
+    try:
+        for frame in frames(path):
+            found.append(frame)
+    except Torn as error:
+        return found, str(error)
+    return found, ""
+
+
+def chunks(found: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:
+    """The frames in their order, cut where the day changes or memory would grow."""
+    chunk: list[Frame] = []
+    rows = size = 0
+    for frame in found:
+        full = rows >= CHUNK_ROWS or size >= CHUNK_BYTES
+        if chunk and (full or day_of(frame.at) != day_of(chunk[0].at)):
+            yield day_of(chunk[0].at), chunk
+            chunk, rows, size = [], 0, 0
+        chunk.append(frame)
+        rows, size = rows + frame.rows, size + len(frame.body)
+    if chunk:
+        yield day_of(chunk[0].at), chunk
+
+
+@contextlib.contextmanager
+def _writing(path: Path, schema: Any) -> Iterator[Any]:
+    import pyarrow.parquet as parquet
+
+    with (
+        store.atomic(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        yield writer
+
+
+def _fold(folder: Path, some: list[Path], fewest: int) -> None:
+    """One file for those that have the same schema; what a killed run left is cleared first."""
+    import pyarrow.parquet as parquet
+
+    if len(some) < fewest:
+        return
+    store.sweep(folder)
+    for path in parts(folder):
+        if path.exists():
+            _clear(folder, _folded_from(path))
+    alike: dict[Any, list[Path]] = {}
+    for path in some:
+        if path.exists():
+            alike.setdefault(parquet.read_schema(path).remove_metadata(), []).append(path)
+    for schema, same in alike.items():
+        if len(same) > 1:
+            _fold_alike(folder, same, schema)
+
+
+def _fold_alike(folder: Path, some: list[Path], schema: Any) -> None:
+    import pyarrow as pa
+
+    names = [path.name for path in some]
+    target = folder / f"{FOLDED}{store.digest_of(names)[:8]}.parquet"
+    # What a part replaced is replaced by this one too: a killed run may have left it.
+    replaced = [*names, *(name for path in some for name in _folded_from(path))]
+    with _writing(target, schema.with_metadata({PARTS: json.dumps(replaced)})) as writer:
+        waiting: list[Any] = []
+        for group in _groups(some):
+            waiting.append(group)
+            if sum(rows.num_rows for rows in waiting) >= GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+    _clear(folder, names)
+
+
+def _groups(some: list[Path]) -> Iterator[Any]:
+    import pyarrow.parquet as parquet
+
+    for path in some:
+        with parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group).replace_schema_metadata(None)
+
+
+def _folded_from(path: Path) -> list[str]:
+    import pyarrow.parquet as parquet
+
+    metadata = parquet.read_schema(path).metadata or {}
+    return list(json.loads(metadata.get(PARTS, b"[]")))
+
+
+def _clear(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)

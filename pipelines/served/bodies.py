@@ -1,0 +1,236 @@
+"""Request bodies -> the rows as they were asked, in Arrow columns of the contract's types.
+
+Reading is lenient where the service was strict: what is in the journal was answered, and no answer
+is left out because its body reads differently under today's contract. Such a value is null.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from pipelines.contract import Contract
+from pipelines.journal import Hidden
+from pipelines.slices import row_keys
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+JSON = "json"
+OWN = (
+    "id",
+    "version",
+    "route",
+    "at",
+    "latency_ms",
+    "threshold",
+    "probability",
+    "prediction",
+    "row",
+)
+"""The answer's own columns, in the log's order."""
+
+
+class Asked(NamedTuple):
+    media: str
+    body: bytes
+    rows: int
+
+
+class _Body(msgspec.Struct):
+    rows: list[dict[str, Any]]
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
+def asked_columns(contract: Contract) -> tuple[str, ...]:
+    """The inputs, and the keys that are none."""
+    return tuple(dict.fromkeys((*contract.inputs, *contract.key)))
+
+
+def stored(name: str) -> str:
+    """A contract's column in the log: it gives way where an answer's own column has its name.
+
+    >>> stored("at"), stored("carrier")
+    ('asked_at', 'carrier')
+    """
+    return f"asked_{name}" if name in OWN else name
+
+
+def schema(contract: Contract, *, hashed: bool) -> pa.Schema:
+    """hashed: personal columns as hashes, else as their values."""
+    import pyarrow as pa
+
+    kinds = {
+        "timestamp": pa.timestamp("us"),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "category": pa.string(),
+        "boolean": pa.bool_(),
+    }
+    return pa.schema(
+        [
+            (stored(name), pa.uint64() if hashed and column.personal else kinds[column.type])
+            for name in asked_columns(contract)
+            for column in (contract.columns[name],)
+        ]
+    )
+
+
+def read(bodies: Iterable[Asked], contract: Contract, *, hashed: bool) -> pa.Table:
+    """The rows of all bodies in their order; hashed: the bodies went through `hider`."""
+    import pyarrow as pa
+
+    wanted = schema(contract, hashed=hashed)
+    names = asked_columns(contract)
+    pieces = [wanted.empty_table()]
+    for same, some in itertools.groupby(bodies, lambda body: body.media == JSON):
+        if same:
+            rows = [row for body in some for row in _json_rows(body)]
+            columns = [_column([r.get(n) for r in rows], t) for n, t in _pairs(names, wanted)]
+            pieces.append(pa.Table.from_arrays(columns, schema=wanted))
+        else:
+            pieces += [_bulk(body, names, wanted) for body in some]
+    return pa.concat_tables(pieces)
+
+
+def _pairs(names: tuple[str, ...], wanted: pa.Schema) -> Iterable[tuple[str, pa.DataType]]:
+    return zip(names, wanted.types, strict=True)
+
+
+def _json_rows(asked: Asked) -> list[dict[str, Any]]:
+    try:
+        found = _decode(asked.body).rows
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("the rows of %d answers cannot be read and stay empty: %s", asked.rows, error)
+        return [{}] * asked.rows
+    if len(found) != asked.rows:
+        log.warning("a body has %d rows for %d answers; they stay empty", len(found), asked.rows)
+        return [{}] * asked.rows
+    return found
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """All at once; one by one only where that fails."""
+    import pyarrow as pa
+
+    if pa.types.is_uint64(kind):  # a hash never comes as JSON: this would be the value itself
+        return pa.nulls(len(values), kind)
+    try:
+        if pa.types.is_timestamp(kind):
+            texts = ["NaT" if value is None else value for value in values]
+            return pa.array(np.array(texts, dtype="datetime64[us]"), kind)
+        return pa.array(values, kind)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return pa.array([_value(value, kind) for value in values], kind)
+
+
+def _value(value: Any, kind: pa.DataType) -> Any:
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    try:
+        if pa.types.is_timestamp(kind):
+            value = dt.datetime.fromisoformat(value)
+        elif pa.types.is_integer(kind):
+            value = int(value)
+        elif pa.types.is_floating(kind):
+            value = float(value)
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return None
+
+
+def _bulk(asked: Asked, names: tuple[str, ...], wanted: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        if asked.media == "parquet":
+            table = parquet.read_table(io.BytesIO(asked.body))
+        else:
+            table = pa.ipc.open_stream(asked.body).read_all()
+        if table.num_rows != asked.rows:
+            raise ValueError(f"{table.num_rows} rows for {asked.rows} answers")
+    except (pa.ArrowException, ValueError, OSError) as error:
+        log.warning("the rows of %d answers cannot be read and stay empty: %s", asked.rows, error)
+        table = pa.table({"": pa.nulls(asked.rows)})
+    return conform(table, dict(zip(wanted.names, names, strict=True)), wanted)
+
+
+def conform(table: pa.Table, names: dict[str, str], wanted: pa.Schema) -> pa.Table:
+    """With exactly the columns `wanted`; what is not there or cannot be cast is null.
+
+    names: column of `wanted` -> what `table` calls it.
+    """
+    import pyarrow as pa
+
+    columns = []
+    for field in wanted:
+        there = table.schema.get_field_index(names.get(field.name, field.name))
+        columns.append(_cast(table.column(there) if there >= 0 else None, field, table.num_rows))
+    return pa.Table.from_arrays(columns, schema=wanted)
+
+
+def _cast(values: pa.ChunkedArray | None, field: pa.Field, rows: int) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    # A column that is personal now and was not then must not come through as its own "hash".
+    bare = values is not None and pa.types.is_uint64(field.type) and values.type != field.type
+    if values is None or bare:
+        return pa.chunked_array([pa.nulls(rows, field.type)])
+    try:
+        return values.cast(field.type, safe=False)
+    except pa.ArrowException:
+        return pa.chunked_array([pa.nulls(rows, field.type)])
+
+
+def row_names(asked: pa.Table, contract: Contract) -> list[str]:
+    """(N,) the row's key as 16 hex digits; empty where a part of the key was not given."""
+    import pyarrow.compute as pc
+
+    keys = [stored(name) for name in contract.key]
+    there = pc.is_valid(asked[keys[0]])
+    for name in keys[1:]:
+        there = pc.and_(there, pc.is_valid(asked[name]))
+    whole = asked.select(keys).filter(there).to_pandas()
+    whole.columns = list(contract.key)
+    found = np.full(asked.num_rows, "", dtype=object)
+    if len(whole):
+        found[there.to_numpy()] = [f"{key:016x}" for key in row_keys(whole, contract).tolist()]
+    return list(found)
+
+
+def hider(contract: Contract) -> Callable[[bytes, str, int], Hidden] | None:
+    """Hashes a body's personal columns as a scored batch's are; None where the contract has none."""
+    personal = [name for name in asked_columns(contract) if contract.columns[name].personal]
+    if not personal:
+        return None
+    import pandas as pd
+    import pyarrow as pa
+
+    def hide(body: bytes, media: str, rows: int) -> Hidden:
+        asked = read([Asked(media, body, rows)], contract, hashed=False)
+        keys = row_names(asked, contract) if set(personal) & set(contract.key) else None
+        for name in personal:
+            at = asked.schema.get_field_index(stored(name))
+            text = asked.column(at).to_pandas().astype(str).to_numpy()
+            asked = asked.set_column(at, stored(name), pa.array(pd.util.hash_array(text)))
+        asked = asked.rename_columns(list(asked_columns(contract)))
+        out = pa.BufferOutputStream()
+        with pa.ipc.new_stream(out, asked.schema) as stream:
+            stream.write_table(asked)
+        return Hidden(out.getvalue().to_pybytes(), "arrow", keys)
+
+    return hide

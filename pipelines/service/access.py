@@ -1,0 +1,79 @@
+"""Who may ask: anyone on this machine without a key, and elsewhere only who has the key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+from pathlib import Path
+
+from pipelines.errors import ParamsError
+
+KEY = "PERENNIAL_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+SHORTEST = 16
+
+
+def key_from_environment() -> bytes | None:
+    """The key, from PERENNIAL_API_KEY or the file that PERENNIAL_API_KEY_FILE names."""
+    text, file = os.environ.get(KEY, ""), os.environ.get(f"{KEY}_FILE")
+    if file:
+        path = Path(file)
+        if not path.is_file():
+            raise ParamsError(
+                f"{KEY}_FILE names {file}, which is no file. Make one with: "
+                f"openssl rand -hex 24 > {file}"
+            )
+        text = path.read_text(encoding="utf-8")
+    text = text.strip()
+    if not text:
+        return None
+    if len(text) < SHORTEST:
+        raise ParamsError(
+            f"{KEY} has {len(text)} characters; at least {SHORTEST} are needed. Make one with: "
+            f"export {KEY}=$(openssl rand -hex 24)"
+        )
+    return text.encode()
+
+
+def must_have_key(host: str, key: bytes | None) -> None:
+    """Raises ParamsError when others could reach the service and there is no key."""
+    if key is None and host not in LOOPBACK:
+        raise ParamsError(
+            f"--host {host} lets other machines ask, and there is no API key. Set one with: "
+            f"export {KEY}=$(openssl rand -hex 24), or stay on this machine with --host 127.0.0.1"
+        )
+
+
+class Access:
+    def __init__(self, key: bytes | None) -> None:
+        self.key = key
+
+    def allows(self, client: tuple[str, int] | None, given: bytes | None) -> bool:
+        """given: the key that came with the request. Without a key of our own: loopback only."""
+        if self.key is None:
+            return client is not None and client[0] in LOOPBACK
+        return given is not None and hmac.compare_digest(given, self.key)
+
+
+def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """From `Authorization: Bearer`, `X-API-Key`, or a browser's `Basic` with the key as password."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            return value
+        if name == b"authorization":
+            kind, _, rest = value.partition(b" ")
+            if kind.lower() == b"bearer":
+                return rest.strip()
+            if kind.lower() == b"basic":
+                return _password(rest)
+    return None
+
+
+def _password(encoded: bytes) -> bytes | None:
+    try:
+        _, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+    except binascii.Error:
+        return None
+    return password

@@ -1,0 +1,303 @@
+"""One worker's answers.
+
+All requests that are readable in one pass of the event loop are predicted together, in one call of
+the model: no timer, so a lone request waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipelines.journal import Journal, JournalFull
+from pipelines.serve_params import Serve
+from pipelines.service.live import Live, Model
+from pipelines.service.meters import Meters
+from pipelines.service.traffic import Traffic
+from pipelines.wire.read import Wire
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 4096
+"""Rows of one call of the model: more would keep the other requests waiting for too long."""
+
+
+class Unavailable(Exception):
+    """No answer can be given now; the message says why and what mends it."""
+
+    def __init__(self, kind: Literal["no-model", "log-full"], said: str) -> None:
+        super().__init__(said)
+        self.kind: Literal["no-model", "log-full"] = kind
+
+
+class Failed(Exception):
+    """The model raised, or answered with something that is no probability."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request: its rows as they were decoded, its bytes, and who waits for it."""
+
+    answer: asyncio.Future[Answered]
+    rows: list[Any]
+    body: bytes
+    received: float
+    key: bytes
+
+
+@dataclass(slots=True)
+class Answered:
+    version: str
+    route: str
+    prefix: str
+    """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
+    first: int
+    probability: Sequence[float] | np.ndarray
+    """(N,); of a bulk request as the model gave them."""
+    prediction: Sequence[bool] | np.ndarray
+
+
+class Engine:
+    def __init__(
+        self, task: str, wire: Wire, live: Live, journal: Journal, meters: Meters, serve: Serve
+    ) -> None:
+        self.task, self.wire, self.live = task, wire, live
+        self.journal, self.meters = journal, meters
+        self.traffic = Traffic(task, live, serve.challenger)
+        self.durable = serve.log.mode == "durable"
+        self.pending_limit = int(serve.log.buffer_mb * 1e6)
+        self._waiting: list[Asked] = []
+        self._counter = 0
+        self._today: tuple[tuple[int, str], str] = (0, ""), ""
+
+    def ask(
+        self, rows: list[Any], body: bytes, received: float, key: bytes
+    ) -> asyncio.Future[Answered]:
+        """Resolves at the end of this pass of the event loop; raises Unavailable or Failed."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        answer: asyncio.Future[Answered] = loop.create_future()
+        self._waiting.append(Asked(answer, rows, body, received, key))
+        return answer
+
+    def ask_table(
+        self, table: Any, media: str, body: bytes, received: float, key: bytes
+    ) -> Answered:
+        """The same for one bulk request, at once."""
+        feeds = self.wire.table_feeds(table)
+        canary, now = self.traffic.canary, time.time()
+        if canary is not None and self.traffic.chosen(key):
+            try:
+                return self._bulk(canary, "canary", feeds, media, body, received, now)
+            except Failed as failed:
+                log.warning("canary failed, the champion answers", extra={"error": str(failed)})
+        answered = self._bulk(self._champion(), "champion", feeds, media, body, received, now)
+        shadow = self.traffic.shadow
+        if shadow is not None and self.traffic.chosen(key):
+            given = [(answered, media, body)]
+            asyncio.get_running_loop().call_soon(self._shadow, shadow, feeds, given, now)
+        return answered
+
+    def _flush(self) -> None:
+        """What came in this pass, in calls of at most ROWS_AT_ONCE rows."""
+        asked, self._waiting = self._waiting, []
+        at = rows = 0
+        for upto, one in enumerate(asked):
+            if upto > at and rows + len(one.rows) > ROWS_AT_ONCE:
+                self._share_out(asked[at:upto])
+                at, rows = upto, 0
+            rows += len(one.rows)
+        self._share_out(asked[at:] if at else asked)
+
+    def _share_out(self, asked: list[Asked]) -> None:
+        now = time.time()
+        canary = self.traffic.canary
+        if canary is not None:
+            chosen, rest = [], []
+            for one in asked:
+                (chosen if self.traffic.chosen(one.key) else rest).append(one)
+            # What the canary could not answer, the champion answers.
+            asked = rest + (self._answer(canary, "canary", chosen, now) if chosen else [])
+        if not asked:
+            return
+        try:
+            self._answer(self._champion(), "champion", asked, now)
+        except Unavailable as nobody:
+            for one in asked:
+                _fail(one, nobody)
+
+    def _answer(self, model: Model, route: str, asked: list[Asked], now: float) -> list[Asked]:
+        """Answer all of `asked` together; returns what a canary could not answer."""
+        rows = asked[0].rows if len(asked) == 1 else [row for one in asked for row in one.rows]
+        try:
+            feeds = self.wire.feeds(rows)
+            probability = self._run(model, feeds)
+        except Failed as failed:
+            if route == "canary":
+                return asked
+            if len(asked) == 1:
+                _fail(asked[0], failed)
+            else:  # One request must not fail the others that came with it.
+                for one in asked:
+                    self._answer(model, route, [one], now)
+            return []
+        answers, took = self._record(model, route, asked, probability, now)
+        try:
+            self._settle()
+        except JournalFull as full:
+            for one in asked:
+                _fail(one, _unlogged(full))
+            return []
+        for one, answered in zip(asked, answers, strict=True):
+            if not one.answer.done():  # else its client is gone
+                one.answer.set_result(answered)
+        self.meters.took(route, model.version, len(rows), took)
+        self.meters.inputs(feeds)
+        if route == "champion" and self.traffic.shadow is not None:
+            self._shadow_later(asked, answers, now)
+        return []
+
+    def _record(
+        self, model: Model, route: str, asked: list[Asked], probability: np.ndarray, now: float
+    ) -> tuple[list[Answered], list[float]]:
+        values = probability.tolist()
+        predictions = (probability >= model.threshold).tolist()
+        prefix, at, done = self._prefix(model, now), 0, time.perf_counter()
+        answers, took = [], []
+        for one in asked:
+            n = len(one.rows)
+            part, seconds = values[at : at + n], done - one.received
+            self.journal.add(
+                first=self._counter, rows=n, version=model.version, route=route, at=now,
+                latency=seconds, threshold=model.threshold, media="json",
+                probabilities=part, body=one.body,
+            )  # fmt: skip
+            answers.append(
+                Answered(
+                    model.version, route, prefix, self._counter, part, predictions[at : at + n]
+                )
+            )
+            took.append(seconds)
+            self._counter += n
+            at += n
+        return answers, took
+
+    def _bulk(
+        self,
+        model: Model,
+        route: str,
+        feeds: dict[str, np.ndarray],
+        media: str,
+        body: bytes,
+        received: float,
+        now: float,
+    ) -> Answered:
+        probability = self._run(model, feeds)
+        n, seconds = len(probability), time.perf_counter() - received
+        answered = Answered(
+            model.version, route, self._prefix(model, now), self._counter,
+            probability, probability >= model.threshold,
+        )  # fmt: skip
+        self.journal.add(
+            first=self._counter, rows=n, version=model.version, route=route, at=now,
+            latency=seconds, threshold=model.threshold, media=media,
+            probabilities=probability.tobytes(), body=body,
+        )  # fmt: skip
+        self._counter += n
+        try:
+            self._settle()
+        except JournalFull as full:
+            raise _unlogged(full) from full
+        self.meters.took(route, model.version, n, (seconds,))
+        self.meters.inputs(feeds)
+        return answered
+
+    def _run(self, model: Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """(N,) float32 in 0..1; raises Failed. A challenger's time and failures are weighed."""
+        began = time.perf_counter()
+        try:
+            probability = model.artifact.run(feeds)
+            # Written so that NaN fails it too.
+            if not (probability.min() >= 0 and probability.max() <= 1):
+                raise Failed("its answer is no probability")
+        except Exception as error:
+            self.meters.failed(model.version)
+            if model is not self.live.champion:
+                self.traffic.weigh(model, True, 0.0)
+            raise Failed(f"version {model.version}: {type(error).__name__}: {error}") from error
+        if model is not self.live.champion:
+            self.traffic.weigh(model, False, time.perf_counter() - began)
+        return probability
+
+    def _shadow_later(self, asked: list[Asked], answers: list[Answered], now: float) -> None:
+        """After the answers are handed over: the challenger must not make anyone wait."""
+        shadow = self.traffic.shadow
+        pairs = zip(asked, answers, strict=True)
+        chosen = [(one, answered) for one, answered in pairs if self.traffic.chosen(one.key)]
+        if shadow is None or not chosen:
+            return
+        feeds = self.wire.feeds([row for one, _ in chosen for row in one.rows])
+        given = [(answered, "json", one.body) for one, answered in chosen]
+        asyncio.get_running_loop().call_soon(self._shadow, shadow, feeds, given, now)
+
+    def _shadow(
+        self,
+        model: Model,
+        feeds: dict[str, np.ndarray],
+        given: list[tuple[Answered, str, bytes]],
+        now: float,
+    ) -> None:
+        """Logged beside the champion's answer, under the same counter, so that the two are paired."""
+        began = time.perf_counter()
+        try:
+            probability = self._run(model, feeds)
+        except Failed:  # counted and weighed in _run; nobody waits for this answer
+            return
+        at, seconds = 0, time.perf_counter() - began
+        for champion, media, body in given:
+            n = len(champion.probability)
+            part = probability[at : at + n]
+            self.journal.add(
+                first=champion.first, rows=n, version=model.version, route="shadow", at=now,
+                latency=seconds, threshold=model.threshold, media=media,
+                probabilities=part.tolist() if media == "json" else part.tobytes(), body=body,
+            )  # fmt: skip
+            at += n
+        self.meters.took("shadow", model.version, at, (seconds,))
+
+    def _champion(self) -> Model:
+        if self.live.champion is None:
+            raise Unavailable(
+                "no-model",
+                f"no version of {self.task} answers yet: {self.live.waiting_for()}. "
+                f"Make a champion with: perennial tick {self.task}",
+            )
+        return self.live.champion
+
+    def _prefix(self, model: Model, now: float) -> str:
+        today = (int(now // 86_400), model.version)
+        if today != self._today[0]:
+            day = time.strftime("%Y%m%d", time.gmtime(now))
+            self._today = today, f"{self.task}-{model.version}-{day}-{self.journal.worker}-"
+        return self._today[1]
+
+    def _settle(self) -> None:
+        """durable: on record before anyone hears the answer. Else only when too much waits in memory."""
+        if self.durable or self.journal.pending_bytes > self.pending_limit:
+            self.journal.commit()
+
+
+def _unlogged(full: JournalFull) -> Unavailable:
+    return Unavailable("log-full", f"answers cannot be logged, so none is given: {full}")
+
+
+def _fail(one: Asked, error: Exception) -> None:
+    if not one.answer.done():
+        one.answer.set_exception(error)

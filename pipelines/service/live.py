@@ -1,0 +1,259 @@
+"""The versions that this worker answers with. Requests read one attribute; a swap is one assignment.
+
+Nothing of MLflow is here: the keeper says in a file what is wanted, and the file is looked at twenty
+times a second. The new version is loaded, tested and warmed up in a thread, beside the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.artifact import Artifact
+from pipelines.contract import Contract
+from pipelines.paths import Paths
+from pipelines.service import wanted
+from pipelines.service.verify import verified
+from pipelines.service.wanted import Tripped, Version, Wanted
+from pipelines.service.watch import Watch
+
+log = logging.getLogger(__name__)
+
+SLOTS = ("champion", "challenger")
+LOOK_SECONDS = 0.05
+BACKOFF = (2.0, 300.0)
+"""Seconds until a version that did not load here is tried again; doubling, up to the second."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version, ready to answer. Times are Unix seconds."""
+
+    version: str
+    artifact: Artifact
+    since: float
+    """When the keeper first saw the alias on it."""
+    why: str
+    threshold: float
+    loaded_at: float
+
+    def stands_for(self, version: Version) -> bool:
+        return (self.version, self.artifact.digest) == (version.version, version.digest)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A wanted version that did not load in this worker."""
+
+    version: Version
+    reason: str
+    tries: int
+    since: float
+    again: float
+    """Monotonic time of the next try."""
+
+
+class Live:
+    """on_swap(slot, outcome, version): outcome is swapped, failed or tripped; version None when the
+    slot was emptied. Not called while this is made."""
+
+    def __init__(
+        self, at: Paths, contract: Contract, on_swap: Callable[[str, str, str | None], None]
+    ) -> None:
+        self.at, self.contract, self.on_swap = at, contract, on_swap
+        self.champion: Model | None = None
+        self.challenger: Model | None = None
+        self._watch = Watch(at)
+        self._off: Tripped | None = None
+        self._failures: dict[str, Failure] = {}
+        self._swaps = {slot: Counter[str]() for slot in SLOTS}
+        for slot in SLOTS:
+            if (version := self._target(slot)) is not None:
+                self._take(slot, self._attempt(slot, version))
+
+    async def follow(self) -> None:
+        """For ever. Each slot by itself: a champion does not wait for a challenger that is slow."""
+        await asyncio.gather(*(self._follow(slot) for slot in SLOTS))
+
+    def trip(self, reason: str) -> None:
+        """The challenger gets no more requests, in any worker, until the alias names another."""
+        model = self.challenger
+        if model is None:
+            return
+        self.challenger = None
+        off = Tripped(
+            version=model.version, digest=model.artifact.digest, reason=reason, at=time.time()
+        )
+        self._off = off
+        try:
+            wanted.write(wanted.tripped(self.at, model.version), off)
+        except OSError as error:  # the other workers will see for themselves
+            log.error("tripped challenger could not be told", extra={"error": str(error)})
+        self._count("challenger", "tripped", model.version)
+
+    def waiting_for(self) -> str:
+        """Why no champion answers here, in words that go on after a colon."""
+        now = self._watch.look()
+        if self._watch.unreadable:
+            return f"{self.at.wanted.name} cannot be read ({self._watch.unreadable})"
+        if (failure := self._failures.get("champion")) is not None:
+            return f"version {failure.version.version} does not load here ({failure.reason})"
+        if now is None:
+            return "the keeper has not spoken yet"
+        if not now.registry.reachable:
+            return f"the registry is out of reach ({now.registry.error})"
+        return now.said or "it is being loaded"
+
+    def state(self) -> dict[str, Any]:
+        """For people and for metrics; times as ISO 8601, UTC."""
+        now = self._watch.look() or Wanted()
+        said: dict[str, Any] = {
+            "model": self.at.task,
+            "champion": _told(self.champion),
+            "challenger": _told(self.challenger),
+            "said": now.said,
+            "refused": {
+                version: {
+                    "reason": r.reason, "since": _iso(r.since), "tries": r.tries,
+                    "again_at": _iso(r.again_at),
+                }
+                for version, r in now.refused.items()
+            },
+            "registry": now.registry.model_dump() | {"since": _iso(now.registry.since)},
+            "keeper": {"looked_at": _iso(now.looked_at), "unreadable": self._watch.unreadable},
+            "swaps": {slot: dict(counted) for slot, counted in self._swaps.items()},
+            "failed": {
+                slot: {
+                    "version": f.version.version, "reason": f.reason, "since": _iso(f.since),
+                    "tries": f.tries,
+                }
+                for slot, f in self._failures.items()
+            },
+            "upkeep": self._upkeep(),
+        }  # fmt: skip
+        if self._off is not None:
+            said["challenger_off"] = self._off.model_dump() | {"at": _iso(self._off.at)}
+        return said
+
+    # one slot
+    async def _follow(self, slot: str) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._step(slot)
+            except Exception:  # a look that fails is told, and the next one comes all the same
+                log.exception("look failed", extra={"slot": slot})
+
+    async def _step(self, slot: str) -> None:
+        version = self._target(slot)
+        now: Model | None = getattr(self, slot)
+        if version is None:
+            if slot == "challenger":  # a champion goes on until there is another
+                self._empty()
+            return
+        if now is not None and now.stands_for(version):
+            self._failures.pop(slot, None)
+            if (now.since, now.why) != (version.since, version.why):
+                setattr(self, slot, replace(now, since=version.since, why=version.why))
+            return
+        failure = self._failures.get(slot)
+        failed = failure is not None and _same(failure.version, version)
+        if failed and failure is not None and time.monotonic() < failure.again:
+            return
+        outcome = await asyncio.to_thread(self._attempt, slot, version)
+        after = self._target(slot)
+        if after is None or not _same(after, version):
+            return  # while it was loading, something else was wanted
+        self._take(slot, outcome)
+        self.on_swap(slot, "swapped" if isinstance(outcome, Model) else "failed", version.version)
+
+    def _empty(self) -> None:
+        self._failures.pop("challenger", None)
+        if self.challenger is not None:
+            self.challenger = None
+            self._count("challenger", "swapped", None)
+
+    def _attempt(self, slot: str, version: Version) -> Model | Failure:
+        """In a thread while requests are answered; touches nothing of this object that changes."""
+        try:
+            artifact = verified(version.folder, version.digest, self.contract)
+        except Exception as error:  # whatever it is, the old version stays
+            before = self._failures.get(slot)
+            again = before is not None and _same(before.version, version)
+            tries = before.tries + 1 if before is not None and again else 1
+            wait = min(BACKOFF[0] * 2.0 ** min(tries - 1, 30), BACKOFF[1])
+            since = before.since if before is not None and again else time.time()
+            reason = f"{type(error).__name__}: {error}"[:1000]
+            return Failure(version, reason, tries, since, time.monotonic() + wait)
+        return Model(
+            version.version, artifact, version.since, version.why,
+            artifact.about.threshold, time.time(),
+        )  # fmt: skip
+
+    def _take(self, slot: str, outcome: Model | Failure) -> None:
+        if isinstance(outcome, Model):
+            setattr(self, slot, outcome)
+            self._failures.pop(slot, None)
+            self._swaps[slot]["swapped"] += 1
+            log.info(
+                "swapped", extra={"slot": slot, "version": outcome.version, "why": outcome.why}
+            )
+        else:
+            self._failures[slot] = outcome
+            self._swaps[slot]["failed"] += 1
+            said = {"slot": slot, "version": outcome.version.version, "reason": outcome.reason}
+            log.error("swap failed", extra=said | {"tries": outcome.tries})
+
+    def _count(self, slot: str, outcome: str, version: str | None) -> None:
+        self._swaps[slot][outcome] += 1
+        self.on_swap(slot, outcome, version)
+
+    # what is wanted
+    def _target(self, slot: str) -> Version | None:
+        said = self._watch.look()
+        version: Version | None = getattr(said, slot) if said is not None else None
+        if slot == "champion":
+            return version
+        if version is None:
+            self._off = None
+            return None
+        off = self._off
+        if off is None or (off.version, off.digest) != (version.version, version.digest):
+            off = self._off = self._watch.tripped(version)
+        return version if off is None else None
+
+    def _upkeep(self) -> dict[str, Any]:
+        try:
+            done: dict[str, Any] = json.loads(wanted.upkeep(self.at).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return done
+
+
+def _same(one: Version, other: Version) -> bool:
+    return (one.version, one.digest) == (other.version, other.digest)
+
+
+def _told(model: Model | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return {
+        "version": model.version,
+        "since": _iso(model.since),
+        "why": model.why,
+        "loaded_at": _iso(model.loaded_at),
+        "threshold": model.threshold,
+        "artifact": model.artifact.digest,
+        "family": model.artifact.about.family,
+    }
+
+
+def _iso(at: float | None) -> str | None:
+    return dt.datetime.fromtimestamp(at, dt.UTC).isoformat(timespec="milliseconds") if at else None

@@ -1,0 +1,133 @@
+"""The page at `/docs`: how to ask by program, with commands that work as they are pasted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from pipelines.project import Project
+from pipelines.service.access import KEY
+from pipelines.service.page import example, render
+from pipelines.wire.problem import KINDS
+
+if TYPE_CHECKING:
+    from pipelines.service.worker import Worker
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
+
+
+def docs_html(project: Project, worker: Worker, address: str) -> str:
+    """address: where the asker reached the service, e.g. http://127.0.0.1:3000"""
+    row = example(worker)
+    address = address.rstrip("/")
+    serve = project.task.serve
+    return render(
+        "docs.html",
+        task=project.name,
+        label=project.contract.label,
+        fields=worker.wire.shape.fields,
+        curl=curl(address, row) if row else "",
+        python=python(address, row) if row else "",
+        bulk=bulk(address, row, _times(worker)) if row else "",
+        labels=labels(address),
+        answer=answer(project.name, worker),
+        problems=[(kind, *KINDS[kind]) for kind in KINDS],
+        max_rows=serve.max_rows,
+        max_mb=serve.max_mb,
+        media={"json": JSON, "arrow": ARROW, "parquet": PARQUET},
+        key=KEY if needs_key() else "",
+    )
+
+
+def needs_key() -> bool:
+    return bool(os.environ.get(KEY) or os.environ.get(f"{KEY}_FILE"))
+
+
+def curl(address: str, row: dict[str, Any]) -> str:
+    body = json.dumps({"rows": [row]}, ensure_ascii=False)
+    return _post(f"{address}/predict", body)
+
+
+def labels(address: str) -> str:
+    body = json.dumps({"labels": [{"id": "<prediction id>", "label": 1}]})
+    return _post(f"{address}/labels", body)
+
+
+def _post(address: str, body: str) -> str:
+    # The key is named, not written: double quotes let the shell put it in.
+    key = f'  -H "Authorization: Bearer ${KEY}" \\\n' if needs_key() else ""
+    return (
+        f"curl -s {shlex.quote(address)} \\\n{key}"
+        f"  -H 'content-type: {JSON}' \\\n  -d {shlex.quote(body)}"
+    )
+
+
+def python(address: str, row: dict[str, Any]) -> str:
+    """Nothing but the standard library."""
+    return f"""\
+import json
+{_imports()}
+row = {_literal(row)}
+request = Request(
+    {address + "/predict"!r},
+    data=json.dumps({{"rows": [row]}}).encode(),
+    headers={{"content-type": {JSON!r}{_key()}}},
+)
+with urlopen(request) as response:
+    print(json.load(response))
+"""
+
+
+def bulk(address: str, row: dict[str, Any], times: tuple[str, ...]) -> str:
+    """times: names of the row's fields that are times, which Arrow has a type of its own for."""
+    return f"""\
+from datetime import datetime
+{_imports()}
+import pyarrow as pa
+
+row = {_literal(row)}
+for name in {list(times)!r}:
+    row[name] = row[name] and datetime.fromisoformat(row[name])
+table = pa.Table.from_pylist([row] * 1000)
+body = pa.BufferOutputStream()
+with pa.ipc.new_stream(body, table.schema) as stream:
+    stream.write_table(table)
+request = Request(
+    {address + "/predict"!r},
+    data=body.getvalue().to_pybytes(),
+    headers={{"content-type": {ARROW!r}{_key()}}},
+)
+with urlopen(request) as response:
+    print(pa.ipc.open_stream(response.read()).read_all())
+"""
+
+
+def _literal(row: dict[str, Any]) -> str:
+    return "{\n" + "".join(f"    {name!r}: {value!r},\n" for name, value in row.items()) + "}"
+
+
+def _imports() -> str:
+    return ("import os\n" if needs_key() else "") + "from urllib.request import Request, urlopen\n"
+
+
+def _key() -> str:
+    return f', "authorization": "Bearer " + os.environ["{KEY}"]' if needs_key() else ""
+
+
+def _times(worker: Worker) -> tuple[str, ...]:
+    return tuple(f.name for f in worker.wire.shape.fields if f.column.type == "timestamp")
+
+
+def answer(task: str, worker: Worker) -> str:
+    model = worker.live.champion
+    version = model.version if model else "4"
+    one = {
+        "id": f"{task}-{version}-20260401-0a1b2c3d-0",
+        "probability": 0.314159,
+        "prediction": 0,
+    }
+    return json.dumps({"model": task, "version": version, "predictions": [one]}, indent=2)

@@ -1,0 +1,193 @@
+"""Everything but /predict: what answers, labels, the registry's knock, the page, the documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pipelines.project import Project
+from pipelines.served import labels
+from pipelines.service import openapi, page, webhook
+from pipelines.service.worker import Worker
+from pipelines.wire.problem import Problem, Refused
+
+WEBHOOK_SECRET = "PERENNIAL_WEBHOOK_SECRET"
+MOST_LABELS = 100_000
+
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
+
+
+class Label(msgspec.Struct, forbid_unknown_fields=True):
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+    label: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class Labels(msgspec.Struct, forbid_unknown_fields=True):
+    labels: Annotated[list[Label], msgspec.Meta(min_length=1, max_length=MOST_LABELS)]
+
+
+def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        wrong.body(), wrong.status, SECURITY | (headers or {}), "application/problem+json"
+    )
+
+
+class Routes:
+    def __init__(self, project: Project, worker: Worker) -> None:
+        self.project, self.worker = project, worker
+        self.labels_decoder = msgspec.json.Decoder(Labels)
+        self.max_bytes = int(project.task.serve.max_mb * 1e6)
+
+    async def model(self, request: Request) -> Response:
+        return self._say(self.worker.live.state())
+
+    async def ready(self, request: Request) -> Response:
+        """503 until a version answers; what went wrong since is told although all is answered."""
+        said = self.worker.live.state()
+        if self.worker.live.champion is None:
+            return answer(Problem("no-model", self.worker.live.waiting_for()), {"retry-after": "1"})
+        keep = ("refused", "registry", "challenger_off")
+        return self._say({"ready": True} | {k: said[k] for k in keep if k in said})
+
+    async def labels(self, request: Request) -> Response:
+        """Labels by prediction id: {"labels": [{"id": ..., "label": 0 or 1}, ...]}."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refused(
+                Problem(
+                    "wrong-media-type",
+                    f"content-type is {kind or 'none'}; taken is: application/json",
+                )
+            )
+        try:
+            given = self.labels_decoder.decode(await self._body(request))
+        except msgspec.ValidationError as error:
+            raise Refused(Problem("invalid-labels", str(error))) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(Problem("unreadable", f"the body is no JSON: {error}")) from None
+        pairs = [(item.id, item.label) for item in given.labels]
+        counted = await asyncio.to_thread(self._put, pairs)
+        for outcome, n in counted.items():
+            self.worker.meters.labels.labels(self.project.name, outcome).inc(n)
+        return self._say(counted)
+
+    def _put(self, pairs: list[tuple[str, int]]) -> dict[str, int]:
+        return asdict(labels.take(self.project.at, self.project.contract, pairs))
+
+    async def knock(self, request: Request) -> Response:
+        """MLflow's webhook: an alias was moved, so the keeper looks at once."""
+        secret = os.environ.get(WEBHOOK_SECRET, "")
+        if not secret:
+            said = f"webhooks are off: {WEBHOOK_SECRET} is not set"
+            return answer(Problem("not-found", said))
+        body = await self._body(request)
+        if not webhook.verify(request.headers, body, secret, time.time()):
+            return answer(Problem("unauthorized", "the signature does not fit the body, or is old"))
+        if webhook.wakes(body, self.project.at.registered_name):
+            webhook.touch(self.project.at.wake)
+        return Response(status_code=204, headers=SECURITY)
+
+    async def openapi(self, request: Request) -> Response:
+        return self._say(self.document())
+
+    def document(self) -> dict[str, Any]:
+        champion = self.worker.live.champion
+        about = champion.artifact.about if champion else None
+        example = page.example(self.worker)
+        return openapi.document(self.project.contract, about, example, self.project.task.serve)
+
+    async def index(self, request: Request) -> Response:
+        return Response(
+            page.html(self.project, self.worker), media_type="text/html", headers=SECURITY
+        )
+
+    async def docs(self, request: Request) -> Response:
+        text = page.docs_html(self.project, self.worker)
+        return Response(text, media_type="text/html", headers=SECURITY)
+
+    async def asset(self, request: Request) -> Response:
+        text, media = page.asset(request.path_params["name"])
+        return Response(text, media_type=media, headers=SECURITY)
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > self.max_bytes:
+                said = (
+                    f"the body is larger than {self.max_bytes} bytes. Send fewer labels at a time"
+                )
+                raise Refused(Problem("too-large", said))
+        return bytes(body)
+
+    def _say(self, value: Any) -> Response:
+        return JSONResponse(value, headers=SECURITY)
+
+
+def routes(project: Project, worker: Worker) -> Starlette:
+    r = Routes(project, worker)
+    return Starlette(
+        routes=[
+            Route("/", r.index, methods=["GET"]),
+            Route("/page/{name}", r.asset, methods=["GET"]),
+            Route("/model", r.model, methods=["GET"]),
+            Route("/readyz", r.ready, methods=["GET"]),
+            Route("/openapi.json", r.openapi, methods=["GET"]),
+            Route("/docs", r.docs, methods=["GET"]),
+            Route("/docs.json", r.openapi, methods=["GET"]),
+            Route("/predict", _never, methods=["POST"]),
+            Route("/labels", r.labels, methods=["POST"]),
+            Route("/hooks/mlflow", r.knock, methods=["POST"]),
+        ],
+        exception_handlers={
+            HTTPException: _http,
+            Refused: _refused,
+            ClientDisconnect: _gone,
+            Exception: _fault,
+        },
+    )
+
+
+async def _never(request: Request) -> Response:
+    """Front answers POST /predict; named here so that other methods get 405 and not 404."""
+    raise AssertionError("Front answers /predict")
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        said = f"{request.method} {request.url.path}; allowed: {headers.get('Allow', '')}"
+        return answer(Problem("wrong-method", said), headers)
+    return answer(Problem("not-found", f"there is nothing at {request.url.path}"))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return answer(error.problem)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return answer(Problem("internal", "the service made a mistake; its log says which"))

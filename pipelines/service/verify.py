@@ -1,0 +1,100 @@
+"""May this version answer? Asked by the keeper before it is published, by each worker before a swap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipelines import artifact
+from pipelines.artifact import Artifact
+from pipelines.contract import Contract
+from pipelines.errors import ArtifactError
+
+WARM_ROWS = (1, 64)
+"""A graph's first call of a size is slow; these are a lone request and a busy moment."""
+
+
+def verified(folder: Path, digest: str, contract: Contract) -> Artifact:
+    """The artifact in `folder`, loaded, self-tested and warm.
+
+    digest: of the artifact as registered; contract: the service's. Raises ArtifactError with the
+    first reason why it must not answer.
+    """
+    _only_the_artifact(folder)
+    made = artifact.load(folder)
+    if made.digest != digest:
+        raise ArtifactError(
+            f"{folder} holds artifact {made.digest}, and {digest} was registered. "
+            f"Get it again with: rm -r {folder}"
+        )
+    foreign = compatible(made.contract, contract) or _asks_for_more(made, contract)
+    if foreign:
+        task = contract.task
+        raise ArtifactError(
+            f"the model's contract is not the service's: {foreign}. Go back with: "
+            f"perennial rollback {task}, or train for this contract with: dvc repro evaluate@{task}"
+        )
+    artifact.self_test(made)
+    _warm_up(made)
+    return made
+
+
+def compatible(model: Contract, service: Contract) -> str:
+    """Why rows of the service's contract are no rows of the model's; empty when they are.
+
+    Limits and allowed values may differ: they say what is refused, not what a row is.
+    """
+    ours = {name: service.columns[name].type for name in service.inputs}
+    theirs = {name: model.columns[name].type for name in model.inputs}
+    reasons = [
+        f"{role} is {told} in the model and {wanted} in the service"
+        for role, told, wanted in (
+            ("task", model.task, service.task),
+            ("time", model.time, service.time),
+            ("key", ", ".join(model.key), ", ".join(service.key)),
+            ("label", model.label, service.label),
+        )
+        if told != wanted
+    ]
+    reasons += [f"the model reads {n}, which no request has" for n in theirs if n not in ours]
+    reasons += [f"the model never learned from {n}" for n in ours if n not in theirs]
+    reasons += [
+        f"{n} is of type {theirs[n]} in the model and {ours[n]} in the service"
+        for n in ours
+        if theirs.get(n, ours[n]) != ours[n]
+    ]
+    return "; ".join(reasons)
+
+
+def _asks_for_more(made: Artifact, contract: Contract) -> str:
+    more = [name for name in made.graph_inputs if name not in contract.inputs]
+    return f"its graph reads {', '.join(more)}, which is no input of a request" if more else ""
+
+
+def _only_the_artifact(folder: Path) -> None:
+    known = {*artifact.FILES, "manifest.json"}
+    strange = sorted(p.name for p in folder.iterdir() if p.name not in known or not p.is_file())
+    if strange:
+        raise ArtifactError(
+            f"{folder} holds {', '.join(strange)}, which is no file of a model, and might be code. "
+            f"Get it again with: rm -r {folder}"
+        )
+
+
+def _warm_up(made: Artifact) -> None:
+    import pandas as pd
+
+    examples = pd.read_parquet(made.folder / "examples.parquet")
+    if examples.empty:
+        raise ArtifactError(
+            f"{made.folder} has no example to be tested on. Make it again with: dvc repro"
+        )
+    for rows in WARM_ROWS:
+        taken = np.resize(np.arange(len(examples)), rows)
+        answers = made.predict(examples.iloc[taken])
+        if answers.shape != (rows,) or not np.all((answers >= 0) & (answers <= 1)):
+            raise ArtifactError(
+                f"{made.folder} answers {rows} of its examples with what are no {rows} "
+                "probabilities. Make it again with: dvc repro"
+            )

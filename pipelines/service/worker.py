@@ -1,0 +1,147 @@
+"""All that one worker process holds, and its beat: what is done twenty times a second beside answering."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipelines.journal import Journal, JournalFull
+from pipelines.project import Project
+from pipelines.served.bodies import hider
+from pipelines.service.engine import Engine
+from pipelines.service.live import Live
+from pipelines.service.meters import Meters
+from pipelines.service.spread import Spread
+from pipelines.wire.read import Wire
+
+log = logging.getLogger(__name__)
+
+SLOW_BEAT = 2.0
+"""Seconds between two looks at the keeper and at what changes rarely."""
+
+
+class Worker:
+    def __init__(self, project: Project, index: int, workers: int) -> None:
+        serve = project.task.serve
+        self.project, self.serve = project, serve
+        self.wire = Wire(project.contract, serve.max_rows)
+        self.meters = Meters(project.name, self.wire)
+        self.live = Live(project.at, project.contract, self._swapped)
+        self.journal = Journal(
+            project.at.journals, project.name, serve.log, hider(project.contract)
+        )
+        self.engine = Engine(project.name, self.wire, self.live, self.journal, self.meters, serve)
+        shared = project.at.service / f"spread-{os.getppid()}"
+        self.spread = Spread(shared, index, workers)
+        self.parent = os.getppid()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._full = False
+        self._slow_next = 0.0
+
+    async def start(self) -> None:
+        self._guard_keeper()
+        self._tasks = [
+            asyncio.create_task(self.live.follow(), name="follow"),
+            asyncio.create_task(self._beat(), name="beat"),
+        ]
+        settle_garbage()
+
+    async def stop(self) -> None:
+        """After the last request: what is still in memory is written."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._commit()
+        self.journal.close()
+        self._flush_meters()
+
+    async def _beat(self) -> None:
+        every = self.serve.log.flush_ms / 1000
+        while True:
+            await asyncio.sleep(every)
+            try:
+                self._commit()
+                self.journal.rotate_if_due(time.time())
+                self._flush_meters()
+                self.spread.beat()
+                if time.monotonic() >= self._slow_next:
+                    self._slow_next = time.monotonic() + SLOW_BEAT
+                    self._guard_keeper()
+                    self._gauge()
+            except Exception:  # a beat that fails is told, and the next one comes all the same
+                log.exception("beat failed")
+
+    def _commit(self) -> None:
+        try:
+            self.journal.commit()
+        except JournalFull as error:
+            if not self._full:
+                log.error("answers cannot be logged", extra={"error": str(error)})
+            self._full = True
+            return
+        if self._full:
+            log.warning("answers are logged again", extra={"lost_rows": self.journal.lost})
+            self._full = False
+
+    def _flush_meters(self) -> None:
+        self.meters.flush(self.journal.pending_bytes, self.journal.lost, self.journal.written)
+
+    def _swapped(self, slot: str, outcome: str, version: str | None) -> None:
+        self.meters.swaps.labels(self.project.name, slot, outcome).inc()
+        settle_garbage()
+        self._gauge()
+
+    def _gauge(self) -> None:
+        name, state = self.project.name, self.live
+        for slot, model in (("champion", state.champion), ("challenger", state.challenger)):
+            if model is not None:
+                self.meters.live_since.labels(name, slot).set(model.since)
+                if model.version.isdigit():
+                    self.meters.version.labels(name, slot).set(int(model.version))
+        said = state.state()
+        self.meters.registry_up.set(1 if said["registry"]["reachable"] else 0)
+        self.meters.refused.set(len(said["refused"]))
+        self.meters.looked.set(last_alarm(self.project))
+
+    def _guard_keeper(self) -> None:
+        """Start the keeper when none runs: any worker does, the keeper's own lock lets one live."""
+        if self._keeper is not None and self._keeper.poll() is None:
+            return
+        if not _free(self.project.at.service / "keeper.lock"):
+            return
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.service.keeper", self.project.name,
+             "--parent", str(self.parent)],
+            cwd=self.project.at.root,
+        )  # fmt: skip
+
+
+def settle_garbage() -> None:
+    """What is loaded stays: the collector need not walk it again, which costs 50 ms each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1000)
+
+
+def last_alarm(project: Project) -> float:
+    """When the monitor last spoke, Unix time; 0.0 before it ever did."""
+    folder = project.at.alarm("x").parent
+    return max((p.stat().st_mtime for p in folder.glob("*.json")), default=0.0)
+
+
+def _free(lock: Path) -> bool:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -1,0 +1,165 @@
+"""Requests by contract: bytes -> rows -> the graph's inputs. One `Wire` a task and process."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import astuple
+
+from pipelines.contract import Contract
+from pipelines.slices import row_keys
+from pipelines.wire import bulk, columns, explain, outside
+from pipelines.wire.bulk import Media
+from pipelines.wire.schema import Row, Shape
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Wire:
+    """fields: all that a row may hold: the contract's inputs, then key columns that are none, in
+    the order of a Row's attributes."""
+
+    def __init__(self, contract: Contract, max_rows: int) -> None:
+        self.contract = contract
+        self.shape = Shape(contract, max_rows)
+        self.fields = tuple(self.shape.by_name)
+        # The contract works these out anew each time.
+        self._time, self._inputs = contract.time, contract.inputs
+        self._numbers, self._categories = contract.numbers, contract.categories
+        self._outside = outside.rules(contract, self.shape.fields)
+
+    def rows(self, body: bytes) -> list[Row]:
+        """1 to max_rows rows of a JSON request. A name given twice counts as given last.
+
+        Raises Refused: unreadable, or invalid-rows with every mistake.
+        """
+        try:
+            rows: list[Row] = self.shape.decode(body).rows
+        except UNREADABLE:
+            raise explain.refusal(self.shape, body) from None
+        if not self.shape.consistent(rows):
+            raise explain.refusal(self.shape, body)
+        return rows
+
+    def feeds(self, rows: list[Row]) -> dict[str, np.ndarray]:
+        """Each input's (N,) array, of rows of one request or of many."""
+        # All columns are turned at once; the numbers share one matrix, the texts another.
+        turned = list(zip(*map(astuple, rows), strict=True))
+        split, end = 1 + len(self._numbers), len(self._inputs)
+        feeds = {self._time: _seconds(turned[0])}
+        if self._numbers:
+            matrix = np.array(turned[1:split], dtype=np.float32)
+            feeds.update(zip(self._numbers, matrix, strict=True))
+        if self._categories:
+            texts = [
+                [text or "" for text in column] if None in column else column
+                for column in turned[split:end]
+            ]
+            feeds.update(zip(self._categories, np.array(texts, dtype=object), strict=True))
+        return feeds
+
+    def table(self, body: bytes, media: Media) -> pa.Table:
+        """1 to max_rows rows of a bulk request; media: "arrow" or "parquet".
+
+        Columns in the order of `fields`, key columns that were not given left out; times as
+        timestamp[us], categories as dictionary<int32, string>, else int64, float64, bool.
+        Raises Refused: unreadable, too-large, or invalid-rows naming columns or rows.
+        """
+        return columns.conform(bulk.read(body, media, self.shape), self.shape)
+
+    def table_feeds(self, table: pa.Table) -> dict[str, np.ndarray]:
+        """table: from `table`."""
+        by_name = self.shape.by_name
+        return {n: columns.feed(table.column(n), by_name[n]) for n in self._inputs}
+
+    def out_of_contract(self, feeds: dict[str, np.ndarray]) -> dict[str, int]:
+        """Column -> rows outside limits that the contract lets a share of rows, or warned rows,
+        break; only columns with such rows. Of the inputs: keys that are none are not looked at."""
+        return outside.counts(self._outside, feeds)
+
+    def plain(self, asked: list[Row] | pa.Table) -> pa.Table:
+        """The rows for storage: always all of `fields` and the same schema, text as strings,
+        null where nothing was given."""
+        if not isinstance(asked, list):
+            return columns.plain(asked, self.shape)
+        import pyarrow as pa
+
+        schema = columns.schema_of(self.shape)
+        turned = zip(*map(astuple, asked), strict=True)
+        arrays = [
+            pa.array([_stored(v, f.type) for v in values], f.type)
+            for f, values in zip(schema, turned, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def row_keys(self, asked: list[Row] | pa.Table) -> list[str]:
+        """16 hex digits that name each row as `slices.row_keys` does; "" where a key column was
+        not given or is null. An integer is hashed as one: a batch that stores an integer key as
+        floats, because it has gaps, gives its rows other names."""
+        key = list(self.contract.key)
+        if not set(key) <= set(self.fields):
+            return [""] * len(asked)
+        table = self.plain(asked).select(key).to_pandas(integer_object_nulls=True)
+        whole = table.notna().all(axis=1).to_numpy()
+        stored = {n: _HASHED.get(self.contract.columns[n].type, "object") for n in key}
+        names = np.full(len(table), "", dtype=object)
+        if whole.any():
+            keys = row_keys(table[whole].astype(stored), self.contract)
+            names[whole] = [f"{number:016x}" for number in keys.tolist()]
+        return list(names)
+
+    def example(self, artifact_examples: pd.DataFrame) -> dict[str, Any]:
+        """The first of the artifact's example rows that this wire takes, as a JSON row.
+
+        Raises Refused naming what is wrong with the first one, where none is taken.
+        """
+        refusal: Exception | None = None
+        given = [name for name in self.fields if name in artifact_examples.columns]
+        for _, row in artifact_examples[given].astype(object).iterrows():
+            asked = {name: _jsonable(row[name]) for name in given}
+            try:
+                self.rows(msgspec.json.encode({"rows": [asked]}))
+            except Exception as error:
+                refusal = refusal or error
+            else:
+                return asked
+        raise refusal or ValueError("the artifact has no example rows")
+
+
+def _seconds(times: tuple[dt.datetime, ...]) -> np.ndarray:
+    # Six times as fast as numpy's own reading of datetimes; exact, since microseconds of 500 years
+    # fit a float.
+    since = [(time - _EPOCH).total_seconds() for time in times]
+    seconds: np.ndarray = np.floor(np.array(since)).astype(np.int64)
+    return seconds
+
+
+_EPOCH = dt.datetime(1970, 1, 1)
+_HASHED = {
+    "timestamp": "datetime64[us]",
+    "integer": "int64",
+    "number": "float64",
+    "boolean": "bool",
+}
+
+
+def _stored(value: Any, kind: pa.DataType) -> Any:
+    if value is None or value is msgspec.UNSET:
+        return None
+    return int(value) if kind == "int64" else value
+
+
+def _jsonable(value: Any) -> Any:
+    """A cell of a table of objects; NaN, NaT, NA and None are null."""
+    if value is None or value != value or str(value) == "<NA>":
+        return None
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value

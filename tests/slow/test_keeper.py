@@ -1,0 +1,342 @@
+"""Run: pytest tests/slow/test_keeper.py -m slow
+
+The keeper as a process, beside MLflow's real server: killed, doubled, knocked at, out of disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import artifact
+from pipelines.adapters import mlflow_home
+from pipelines.adapters.registry import CHAMPION, Registry
+from pipelines.paths import Paths
+from pipelines.service import keeper, trying, wanted, webhook
+from pipelines.service.follower import Follower
+from tests.conftest import REPOSITORY
+from tests.fakes import BETTER, PUMPS, WORSE, pump_graph
+from tests.keeper_world import FakeRegistry, eventually, make_models, project
+from tests.slow.test_server import free_port, started
+from tests.slow.trained import train
+
+pytestmark = pytest.mark.slow
+
+GRAPHS = {"1": WORSE, "2": BETTER, "3": pump_graph({"heat": 0.5})}
+WAIT = 120.0
+"""Seconds until a keeper must have done what it must: long, as importing MLflow on a busy machine is."""
+SECRET = "a shared secret"
+
+
+def write_project(root: Path, **serve: Any) -> Paths:
+    opened = project(root, **serve)
+    root.mkdir(parents=True, exist_ok=True)
+    tasks = {"tasks": {"pumps": opened.task.model_dump(mode="json", exclude_none=True)}}
+    opened.at.params.write_text(yaml.safe_dump(tasks))
+    opened.at.contract.parent.mkdir(exist_ok=True)
+    opened.at.contract.write_text(yaml.safe_dump(PUMPS.model_dump(mode="json", exclude_none=True)))
+    return opened.at
+
+
+def answering(at: Paths) -> str | None:
+    """What the file says now; a reader never finds it torn."""
+    if not at.wanted.is_file():
+        return None
+    said = wanted.read(at.wanted)
+    return said.champion.version if said.champion else None
+
+
+@contextlib.contextmanager
+def kept(at: Paths, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    log = at.root / "keeper.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.service.keeper", "pumps", *words],
+            cwd=at.root, stderr=out, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+        try:
+            yield process
+        except BaseException:
+            print(log.read_text()[-5000:])
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """MLflow's server with three versions: its address, and what starts it again after a kill."""
+    home = tmp_path_factory.mktemp("server")
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--backend-store-uri", f"sqlite:///{home / 'server.db'}", "--workers", "1",
+        "--artifacts-destination", str(home / "served"),
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(mlflow_home.VARIABLE, raising=False)
+        shutil.copy(mlflow_home._template(home), home / "server.db")
+        patch.setenv(mlflow_home.VARIABLE, uri)
+        # A receiver on this machine: MLflow refuses http and private addresses otherwise.
+        patch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
+        patch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
+        patch.setenv("MLFLOW_WEBHOOK_CACHE_TTL", "1")
+        key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+        patch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", key)
+
+        def start() -> Any:
+            return started(command, home / "server.log", f"{uri}/health")
+
+        at = Paths(home / "project", "pumps")
+        with start():
+            for version, graph in GRAPHS.items():
+                folder = home / version / "model"
+                train(at, graph, folder)
+                assert Registry(at).register(artifact.load(folder)) == version
+        yield uri, start
+
+
+def rest(uri: str, version: str) -> None:
+    """The alias moved as the page of MLflow moves it."""
+    body = {"name": "pumps", "alias": CHAMPION, "version": version}
+    request = urllib.request.Request(
+        f"{uri}/ajax-api/2.0/mlflow/registered-models/alias",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def test_a_move_by_rest_is_followed_through_kills_of_keeper_and_registry(
+    served: tuple[str, Callable[[], Any]], tmp_path: Path
+):
+    uri, start = served
+    at = write_project(tmp_path / "project", poll_seconds=0.2)
+    with start() as kill_server:
+        rest(uri, "1")
+        with kept(at) as first:
+            eventually(lambda: answering(at) == "1", WAIT)
+            rest(uri, "2")
+            eventually(lambda: answering(at) == "2", WAIT)
+            with kept(at) as second:
+                assert second.wait(WAIT) == 0
+            assert first.poll() is None
+            first.kill()
+            first.wait()
+        rest(uri, "3")
+        with kept(at) as heir:
+            eventually(lambda: answering(at) == "3", WAIT)
+            kill_server()
+            eventually(lambda: not wanted.read(at.wanted).registry.reachable, WAIT)
+            assert answering(at) == "3"
+            heir.send_signal(signal.SIGTERM)
+            assert heir.wait(WAIT) == 0
+    # Started when the registry is down, from what lies here.
+    at.wanted.write_text(at.wanted.read_text().replace('"said": ""', '"said": "of before"'))
+    with kept(at):
+        eventually(lambda: wanted.read(at.wanted).said == "", WAIT)
+        assert answering(at) == "3"
+        eventually(lambda: not wanted.read(at.wanted).registry.reachable, WAIT)
+        assert uri in wanted.read(at.wanted).registry.error
+        with start():
+            rest(uri, "1")
+            eventually(lambda: answering(at) == "1", WAIT)
+            assert wanted.read(at.wanted).registry.reachable
+
+
+def test_mlflows_own_knock_is_believed_and_wakes_the_keeper(
+    served: tuple[str, Callable[[], Any]], tmp_path: Path
+):
+    import mlflow
+
+    uri, start = served
+    at = write_project(tmp_path / "project", poll_seconds=3600)
+    heard: list[bool] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            believed = webhook.verify(dict(self.headers), body, SECRET, time.time())
+            assert not webhook.verify(dict(self.headers), body, "guessed", time.time())
+            if believed and webhook.wakes(body, at.registered_name):
+                webhook.touch(at.wake)
+            heard.append(believed)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    receiver = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    try:
+        with start():
+            rest(uri, "1")
+            client = mlflow.MlflowClient(uri)
+            made = client.create_webhook(
+                name="perennial",
+                url=f"http://127.0.0.1:{receiver.server_port}/hooks/mlflow",
+                secret=SECRET,
+                events=["model_version_alias.created", "model_version_alias.deleted"],
+            )
+            time.sleep(1.5)  # the server reads its list of webhooks once a second
+            with kept(at):
+                eventually(lambda: answering(at) == "1", WAIT)
+                rest(uri, "2")
+                # The next look by the clock is an hour away.
+                eventually(lambda: answering(at) == "2", WAIT)
+            assert heard
+            assert all(heard)
+            client.delete_webhook(made.webhook_id)
+    finally:
+        receiver.shutdown()
+        receiver.server_close()
+
+
+def test_killed_at_any_moment_the_file_is_whole_and_the_next_keeper_ends_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(mlflow_home.VARIABLE, raising=False)
+    at = write_project(tmp_path / "project", poll_seconds=0.05)
+    registry = local_versions(at, tmp_path)
+    chance = random.Random(7)
+    last = "1"
+    for _ in range(6):
+        with kept(at) as process:
+            eventually(lambda: (at.service / "keeper.lock").is_file(), WAIT)
+            until = time.monotonic() + chance.uniform(1.0, 7.0)
+            while time.monotonic() < until:
+                last = "2" if last == "1" else "1"
+                move(registry, last)
+                answering(at)
+            process.kill()
+            process.wait()
+        answering(at)
+    with kept(at):
+        eventually(lambda: answering(at) == last, WAIT)
+        eventually(lambda: wanted.read(at.wanted).refused == {}, WAIT)
+
+
+def local_versions(at: Paths, scratch: Path) -> Registry:
+    """Three versions in SQLite; 1 is champion."""
+    registry = Registry(at)
+    for version, graph in GRAPHS.items():
+        train(at, graph, scratch / version / "model")
+        assert registry.register(artifact.load(scratch / version / "model")) == version
+    move(registry, "1")
+    return registry
+
+
+def move(registry: Registry, version: str) -> None:
+    with registry._client() as client:
+        client.set_registered_model_alias(registry.name, CHAMPION, version)
+
+
+def test_a_keeper_goes_with_its_service_even_when_nobody_buries_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(keeper.REGISTRY, "off")
+    at = write_project(tmp_path / "project")
+    service = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with kept(at, "--parent", str(service.pid)) as process:
+        eventually(lambda: at.wanted.is_file(), WAIT)
+        assert process.poll() is None
+        service.kill()
+        assert process.wait(WAIT) == 0
+    service.wait()
+
+
+def test_a_model_that_kills_who_loads_it_kills_two_keepers_and_not_a_third(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    registry = FakeRegistry(tmp_path / "registry", make_models(tmp_path / "models"))
+    opened = project(tmp_path, poll_seconds=0.05)
+    plain = trying.verified
+
+    def deadly(folder: Path, *rest: Any) -> Any:
+        if folder.name == "2":
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)
+        return plain(folder, *rest)
+
+    monkeypatch.setattr(trying, "verified", deadly)
+    monkeypatch.setattr(keeper, "Registry", lambda _: registry)
+
+    def live_and_die(until: Callable[[], bool]) -> int:
+        """A keeper in a process of its own; the signal that ended it, 0 when `until` came true."""
+        child = os.fork()
+        if child == 0:
+            stop = threading.Event()
+            threading.Thread(target=keeper.keep, args=(opened, stop), daemon=True).start()
+            try:
+                eventually(until, WAIT)
+            finally:
+                os._exit(0)
+        return os.waitpid(child, 0)[1] & 0x7F
+
+    assert live_and_die(lambda: answering(opened.at) == "1") == 0
+    registry.name("2")
+    assert live_and_die(lambda: False) == signal.SIGSEGV
+    assert live_and_die(lambda: False) == signal.SIGSEGV
+    assert live_and_die(lambda: "2" in wanted.read(opened.at.wanted).refused) == 0
+    said = wanted.read(opened.at.wanted)
+    assert answering(opened.at) == "1"
+    assert "killed the process that loaded it, 2 times" in said.refused["2"].reason
+
+
+def test_a_disk_that_is_full_during_the_fetch_leaves_the_old_version_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(mlflow_home.VARIABLE, raising=False)
+    at = write_project(tmp_path / "project")
+    registry = local_versions(at, tmp_path)
+    cache = at.models_cache
+    cache.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(cache)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a small disk")
+    now = [1_000.0]
+    try:
+        follow = Follower(
+            project(at.root), registry, start=lambda work: work(), clock=lambda: now[0]
+        )
+
+        def looked() -> str | None:
+            follow.look()
+            follow.look()
+            return answering(at)
+
+        assert looked() == "1"
+        free = shutil.disk_usage(cache).free
+        (cache / "filler").write_bytes(b"\0" * (free - 4096))
+        move(registry, "2")
+        assert looked() == "1"
+        refusal = wanted.read(at.wanted).refused["2"]
+        assert refusal.again_at == now[0] + 2
+        assert "while downloading" in refusal.reason
+        assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
+        (cache / "filler").unlink()
+        now[0] += 2
+        assert looked() == "2"
+        assert wanted.read(at.wanted).refused == {}
+    finally:
+        subprocess.run(["umount", str(cache)], check=True)

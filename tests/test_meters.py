@@ -1,0 +1,105 @@
+"""pytest tests/test_meters.py: what Prometheus reads is what happened."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import prometheus_client
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
+
+from pipelines.service.meters import SECONDS, Meters, _observe_all
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
+    """The library keeps one registry a process; each test has its own."""
+    found = CollectorRegistry()
+    for kind in ("Counter", "Gauge", "Histogram"):
+        made = getattr(prometheus_client, kind)
+        monkeypatch.setattr(
+            prometheus_client, kind, lambda *a, made=made, **k: made(*a, registry=found, **k)
+        )
+    return found
+
+
+@pytest.fixture
+def meters(registry: CollectorRegistry) -> Meters:
+    wire: Any = SimpleNamespace(
+        out_of_contract=lambda feeds: {"price": int((feeds["price"] > 100).sum())}
+    )
+    return Meters("shop", wire)
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, {"task": "shop"} | labels)
+
+
+@given(st.lists(st.one_of(st.floats(0, 5), st.sampled_from(SECONDS)), min_size=1, max_size=200))
+def test_many_at_once_leave_the_same_as_one_after_another(seconds: list[float]) -> None:
+    """The library's `observe` is the truth; ours reaches into it for speed."""
+    one_by_one, at_once = (
+        Histogram("seconds", "x", buckets=SECONDS, registry=CollectorRegistry()) for _ in range(2)
+    )
+    for each in seconds:
+        one_by_one.observe(each)
+    _observe_all(at_once, seconds)
+    for expected, found in zip(
+        next(iter(one_by_one.collect())).samples, next(iter(at_once.collect())).samples, strict=True
+    ):
+        if not expected.name.endswith("_created"):
+            assert (found.name, found.labels) == (expected.name, expected.labels)
+            assert found.value == pytest.approx(expected.value)
+
+
+def test_nothing_is_told_before_the_flush_and_nothing_twice(
+    meters: Meters, registry: CollectorRegistry
+) -> None:
+    meters.took("champion", "4", 7, [0.001, 0.002])
+    assert value(registry, "perennial_rows_total", route="champion", version="4") is None
+    for _ in range(3):
+        meters.flush(pending=0, lost=0, written=0)
+    assert value(registry, "perennial_rows_total", route="champion", version="4") == 7
+    answered = {"status": "200", "kind": "answered", "route": "champion"}
+    assert value(registry, "perennial_requests_total", **answered) == 2
+    count = "perennial_request_seconds_count"
+    assert value(registry, count, route="champion", version="4") == 2
+
+
+def test_a_shadow_is_no_request(meters: Meters, registry: CollectorRegistry) -> None:
+    meters.took("shadow", "5", 3, [0.001])
+    meters.flush(pending=0, lost=0, written=0)
+    assert value(registry, "perennial_rows_total", route="shadow", version="5") == 3
+    shadowed = {"status": "200", "kind": "answered", "route": "shadow"}
+    assert value(registry, "perennial_requests_total", **shadowed) is None
+
+
+def test_refusals_are_counted_by_kind(meters: Meters, registry: CollectorRegistry) -> None:
+    meters.refuse(422, "invalid-rows")
+    meters.refuse(422, "invalid-rows")
+    meters.refuse(413, "too-large")
+    meters.flush(pending=0, lost=0, written=0)
+    wrong = {"status": "422", "kind": "invalid-rows", "route": ""}
+    assert value(registry, "perennial_requests_total", **wrong) == 2
+
+
+def test_values_out_of_contract_are_counted_over_all_requests(
+    meters: Meters, registry: CollectorRegistry
+) -> None:
+    meters.inputs({"price": np.array([1.0, 200.0])})
+    meters.inputs({"price": np.array([300.0])})
+    meters.flush(pending=0, lost=0, written=0)
+    meters.flush(pending=0, lost=0, written=0)
+    assert value(registry, "perennial_inputs_out_of_contract_total", column="price") == 2
+
+
+def test_the_log_is_told_as_it_stands(meters: Meters, registry: CollectorRegistry) -> None:
+    meters.flush(pending=900, lost=2, written=10)
+    meters.flush(pending=100, lost=5, written=40)
+    assert value(registry, "perennial_log_pending_bytes") == 100
+    assert value(registry, "perennial_log_lost_rows_total") == 5
+    assert value(registry, "perennial_log_written_rows_total") == 40
