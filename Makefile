@@ -40,12 +40,16 @@ lint: setup ## style, types, import rules
 	@$(BIN)/lint-imports
 
 # torch's local build and its CUDA companions depend on the machine, so the lock leaves them open.
-lock: setup ## resolve the whole environment again into requirements.lock
+lock: setup ## resolve the environment again: requirements.lock, and what serving needs of it
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	  --no-header --no-annotate $(FIND_LINKS) --extra dev pyproject.toml \
 	  | grep -vE '^(nvidia-(cu|nccl|nvjitlink|nvshmem|nvtx)|cuda-|triton)' \
 	  | sed -E 's/^torch==.*/torch==2.13.0/' | uniq > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	  --no-header --no-annotate $(FIND_LINKS) --constraint requirements.lock \
+	  requirements-serve.in > requirements-serve.lock.new
+	@mv requirements-serve.lock.new requirements-serve.lock
 
 $(BENCHES:%=bench-%): bench-%: setup
 	@$(BIN)/python -m benchmarks.$*

@@ -77,7 +77,7 @@ class Round:
     sample: str
     """The last of them."""
     server_share: float
-    """Share of a core that the server used; under full load, what is missing to 1 was others'."""
+    """Share of a core that the server used; under full load, others took what is missing to 1."""
     wrk_share: float
     """The same of wrk; near 1, the figures are wrk's."""
     by_worker: dict[str, int]

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from pipelines.commands import look, loop, pure, serve, single
+from pipelines.commands import bento, look, loop, pure, serve, single
 from pipelines.errors import PipelineError
 
 HELP = """Keep models alive: validated batches, a paired gate, drift alarms that retrain.
@@ -62,6 +62,7 @@ for command in (
     single.labels,
     single.monitor,
     serve.serve,
+    bento.bento,
     loop.tick,
     loop.replay,
     loop.report,

@@ -120,8 +120,9 @@ def _pass(
     ingest.run(name, task, contract, at, missing)
     rows = validate.run(name, task, contract, at, needed)[-1].rows
 
-    told = ask.tell(name, contract, at, known, service) if service else 0
-    labelled = told + labels.run(name, contract, at, known)
+    if service:
+        ask.tell(name, contract, at, known, service)
+    labelled = labels.run(name, contract, at, known)
     registry = Registry(at)
     champion = registry.alias("champion")
     alarm, decision = _watch(project, registry, period, champion, known, follow, pages)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines import params, paths
 from pipelines.adapters.registry import Registry
+from pipelines.errors import MissingInput
 from pipelines.lock import holder
 from pipelines.loop import next_period, ticks
 from pipelines.project import Project, open_project
@@ -30,17 +31,29 @@ def _task(project: Project) -> dict[str, Any]:
         "quarantined": sorted(path.name for path in at.quarantine.glob("*")),
         "aliases": registry.aliases(),
         "last_tick": last.model_dump(mode="json") if last else None,
-        "prediction": some_prediction(project, last.period) if last else None,
+        "prediction": _shown(project, last.period) if last else None,
         "served": answers.count(at),
         "held_by": holder(at.lock),
         "next": f"perennial tick {project.name} --batch {next_period(project)}",
     }
 
 
-def some_prediction(project: Project, period: str) -> str | None:
-    """The id of one answer to the period; None when its log was removed."""
+def some_prediction(project: Project, period: str) -> str:
+    """The id of one answer to the period. Raises MissingInput when there is none in the log."""
     given = answers.given(project.at, project.contract, period, project.task.period)
-    return None if given is None else str(given["id"].iloc[0])
+    if given is None:
+        raise MissingInput(
+            f"{project.name} has no answers to {period} in its log. "
+            f"Make them with: perennial score {project.name} --batch {period}"
+        )
+    return str(given["id"].iloc[0])
+
+
+def _shown(project: Project, period: str) -> str | None:
+    try:
+        return some_prediction(project, period)
+    except MissingInput:  # too old for the log: everything else is still worth showing
+        return None
 
 
 def as_text(found: list[dict[str, Any]]) -> str:

@@ -66,9 +66,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder` (call it holding the task's lock)."""
-    for left in sorted(folder.rglob(".*")) if folder.exists() else ():
+def sweep(folder: Path, of: str = "") -> None:
+    """Remove what killed writers left in `folder` (call it holding the lock of those who write).
+
+    of: only what was to become the file or folder of this name.
+    """
+    for left in sorted(folder.rglob(f".{of}*")) if folder.exists() else ():
         if left.suffix not in (".tmp", ".old"):
             continue
         if left.is_dir():

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines import artifact
+import pandas as pd
+
+from pipelines import artifact, contract
 from pipelines.adapters.registry import CHALLENGER, CHAMPION
 from pipelines.contract import Contract
 from pipelines.errors import RegistryError
 from pipelines.paths import Paths
 from pipelines.project import Project
 from pipelines.serve_params import Challenger, Serve
+from pipelines.service import wanted
+from pipelines.service.follower import Follower
 from pipelines.service.wanted import Version
-from tests.fakes import PUMPS, MemoryRegistry, pump_graph, pump_model
+from tests.fakes import BETTER, PUMPS, MemoryRegistry, pump_graph, pump_model
 from tests.gate_world import TASK
 
 
@@ -116,3 +121,99 @@ def eventually(true: Any, seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.01)
+
+
+def made(
+    root: Path,
+    registry: Any,
+    clock: Clock,
+    own: tuple[Path, str] | None = None,
+    route: str = "canary",
+    start: Callable[[Callable[[], None]], None] = lambda work: work(),
+) -> Follower:
+    return Follower(project(root, route), registry, own, start, clock)
+
+
+def looks(follow: Follower, times: int = 2) -> wanted.Wanted:
+    """A try begins in one look and is published in the next."""
+    for _ in range(times):
+        follow.look()
+    return wanted.read(follow.at.wanted)
+
+
+def answering(said: wanted.Wanted) -> str | None:
+    return said.champion.version if said.champion else None
+
+
+# Ways to spoil version 2 ----------------------------------------------------------------------
+
+Spoil = Callable[[FakeRegistry, Path], None]
+
+
+def replaced(graph: bytes) -> Spoil:
+    """Another graph in the same files, signed anew: only its answers can tell."""
+
+    def spoil(registry: FakeRegistry, _: Path) -> None:
+        (registry.home / "2" / "model.onnx").write_bytes(graph)
+        registry.set_tags("2", {"artifact": sign(registry.home / "2")})
+
+    return spoil
+
+
+def trained(graph: bytes = BETTER, described: contract.Contract = PUMPS) -> Spoil:
+    """A model that is sound as far as it itself can tell."""
+
+    def spoil(registry: FakeRegistry, scratch: Path) -> None:
+        made = pump_model(scratch / "model", graph, described)
+        shutil.rmtree(registry.home / "2")
+        shutil.copytree(made.folder, registry.home / "2")
+        registry.set_tags("2", {"artifact": made.digest})
+
+    return spoil
+
+
+def under(described: contract.Contract) -> Spoil:
+    """Trained under another contract than the service's."""
+    return trained(described=described)
+
+
+def column(name: str, **changed: Any) -> contract.Contract:
+    columns = PUMPS.columns | {name: PUMPS.columns[name].model_copy(update=changed)}
+    return other_contract(columns=columns)
+
+
+def renamed(old: str, new: str) -> contract.Contract:
+    columns = {new if n == old else n: c for n, c in PUMPS.columns.items()}
+    return other_contract(columns=columns)
+
+
+def altered(name: str) -> Spoil:
+    def spoil(registry: FakeRegistry, _: Path) -> None:
+        path = registry.home / "2" / name
+        path.write_bytes(path.read_bytes() + b" ")
+
+    return spoil
+
+
+def without_examples(registry: FakeRegistry, _: Path) -> None:
+    path = registry.home / "2" / "examples.parquet"
+    pd.read_parquet(path).head(0).to_parquet(path)
+    registry.set_tags("2", {"artifact": sign(registry.home / "2")})
+
+
+def beside(name: str) -> Spoil:
+    return lambda registry, _: (registry.home / "2" / name).write_bytes(b"\x80\x04N.") and None
+
+
+def emptied(registry: FakeRegistry, _: Path) -> None:
+    shutil.rmtree(registry.home / "2")
+    (registry.home / "2").mkdir()
+
+
+def untagged(registry: FakeRegistry, _: Path) -> None:
+    del registry.tagged["2"]["artifact"]
+
+
+def swapped_for_another(registry: FakeRegistry, _: Path) -> None:
+    shutil.rmtree(registry.home / "2")
+    shutil.copytree(registry.home / "3", registry.home / "2")

@@ -227,6 +227,28 @@ def test_a_file_that_compaction_took_between_two_calls_is_not_written_to(folder:
     assert files(folder) != taken
 
 
+def test_of_two_that_compact_the_second_finds_nothing_left(folder: Path, monkeypatch):
+    journal = Journal(folder, "flights", BUFFERED)
+    add(journal)
+    journal.close()
+    (path,) = files(folder)
+    with closed(path) as free:
+        assert free
+        with closed(path) as again:
+            assert not again
+    lock = journals.frames.fcntl.flock
+
+    def done_meanwhile(fd: int, how: int) -> None:
+        path.unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(journals.frames.fcntl, "flock", done_meanwhile)
+    with closed(path) as late:
+        assert not late
+    with closed(path) as later:
+        assert not later
+
+
 # A disk that refuses -----------------------------------------------------------------------------
 
 

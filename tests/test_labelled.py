@@ -249,17 +249,17 @@ def test_the_labels_of_a_landed_batch_find_the_answers_over_http_by_their_row(at
     rows = pumps(50)
     landed(at, rows)
     given = worker.answer(rows.iloc[:30], version="1") + worker.answer(
-        rows.iloc[20:40], version="2"
+        rows.iloc[20:50], version="2"
     )
     nameless = worker.answer(rows.drop(columns="pump").iloc[:5])
     shadow = worker.answer(rows.iloc[:30], version="3", route="shadow", first=0)
-    assert stage.run("pumps", PUMPS, at, PERIOD) == 50
+    assert stage.run("pumps", PUMPS, at, PERIOD) == 60
     stored = labelled.labels(at.served_labels, [*given, *nameless, *shadow])
-    truth = [*rows["failed"].iloc[:30], *rows["failed"].iloc[20:40]]
+    truth = [*rows["failed"].iloc[:30], *rows["failed"].iloc[20:50]]
     assert [stored[n] for n in given] == truth
     assert set(stored) == set(given)
     assert not at.labels(PERIOD).exists()
-    assert stage.run("pumps", PUMPS, at, PERIOD) == 50
+    assert stage.run("pumps", PUMPS, at, PERIOD) == 60
 
 
 def test_both_kinds_of_answers_are_labelled_and_a_label_that_came_before_stays(

@@ -342,6 +342,23 @@ def test_a_challenger_that_tripped_in_one_worker_is_off_in_all_until_another_is_
     assert one.told[0] == ("challenger", "tripped", "2")
 
 
+def test_a_tripped_challenger_whose_alias_went_and_came_back_is_asked_again(
+    at: Paths, models: dict[str, Version]
+):
+    say(at, models["1"], models["2"])
+    worker = Worker(at)
+    worker.live.trip("too slow")
+
+    async def moves() -> None:
+        say(at, models["1"])
+        wanted.tripped(at, "2").unlink()  # as the keeper does when the alias leaves it
+        await until(lambda: "challenger_off" not in worker.live.state())
+        say(at, models["1"], models["2"])
+        await until(lambda: worker.answers == ("1", "2"))
+
+    following(worker, then=moves)
+
+
 def test_a_trip_without_a_challenger_or_with_a_full_disk_is_no_error(
     at: Paths, models: dict[str, Version], monkeypatch: pytest.MonkeyPatch
 ):

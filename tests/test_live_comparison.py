@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines import labelled, served
+from pipelines import labelled, metrics, served
 from pipelines.adapters.registry import CHAMPION
 from pipelines.paths import Paths
 from pipelines.records import Verdict
@@ -121,13 +121,25 @@ def test_with_too_few_labels_it_passes_and_says_how_many_there_are(models, short
     assert figures == {"live_rows": len(few.label)}
 
 
-def test_answers_without_a_rank_are_held(models):
-    """A bootstrap that gives no number must not read as not worse."""
-    found = sample(models["better"], models["worse"])
-    nothing = replace(found.challenger, probability=np.full(3000, np.nan))
-    broken = Live(replace(found, challenger=nothing), NOTHING)
-    check, _ = compare(broken, SETTINGS, 7)
-    assert not check.passed
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_interval_has_the_gates_confidence_at_either_end(models, confidence):
+    settings = SETTINGS.model_copy(update={"confidence": confidence})
+    found = sample(models["worse"], models["better"])
+    figures = compare(Live(found, NOTHING), settings, 7)[1]
+    one, other = found.challenger.probability, found.champion.probability
+    expected = metrics.auc_difference(
+        found.champion.label, one, other, settings.bootstrap, 7, 2 * confidence - 1
+    )
+    assert (figures["live_low"], figures["live_high"]) == (expected.low, expected.high)
+
+
+def test_an_interval_that_is_no_number_is_held(models, monkeypatch):
+    """NaN is not below zero, and must not read as not worse."""
+    nothing = metrics.Interval(float("nan"), float("nan"), float("nan"))
+    monkeypatch.setattr(metrics, "auc_difference", lambda *_: nothing)
+    found = sample(models["worse"], models["better"])
+    check, _ = compare(Live(found, NOTHING), SETTINGS, 7)
+    assert (check.passed, check.value) == (False, None)
 
 
 # What is gathered -------------------------------------------------------------------------------

@@ -83,6 +83,14 @@ def test_a_time_is_allowed_exactly_when_it_is_taken(data):
     assert allowed == (not list(explain.mistakes_in(Wire(FLIGHTS, 10).shape, {"rows": [row]})))
 
 
+def test_a_time_with_a_line_end_is_neither_allowed_nor_taken():
+    """`$` lets one follow in Python, and generators of test cases try it."""
+    row = ROW | {"scheduled_departure": "2013-07-22T20:01:00\n"}
+    assert not validator(document(), "Row").is_valid(row)
+    with pytest.raises(Refused):
+        Wire(FLIGHTS, 10).rows(json.dumps({"rows": [row]}).encode())
+
+
 @pytest.mark.parametrize(
     "request_",
     [{}, {"rows": []}, {"rows": [ROW] * 11}, {"rows": [ROW], "more": 1}, [], None, {"rows": ROW}],

@@ -164,6 +164,14 @@ def test_every_alert_is_tested_to_fire(rule: dict[str, Any]) -> None:
     assert fired
 
 
+def test_what_the_alerts_are_tested_on_is_what_the_service_says(said: dict[str, set[str]]) -> None:
+    for test in TESTS:
+        for series in (one["series"] for one in test["input_series"]):
+            name, labels = re.fullmatch(r"(\w+)\{(.*)\}", series).groups()  # type: ignore[union-attr]
+            given = set(re.findall(r"(\w+)=", labels)) - SCRAPED
+            assert given == (said[name] if name != "up" else set()), series
+
+
 def test_alerts_named_in_the_dashboard_exist() -> None:
     named = {name for p in panels() for name in re.findall(r"Alert: (\w+)", p["description"])}
     assert named

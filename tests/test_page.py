@@ -360,6 +360,35 @@ def test_every_file_that_the_pages_name_is_there(project: Project, model: Model)
             page.asset(one.removeprefix("page/"))
 
 
+def colours(dark: bool) -> dict[str, tuple[float, ...]]:
+    """Name -> red, green, blue in 0..1, of one theme."""
+    light, at_night = re.findall(r":root \{(.*?)\}", page.asset("page.css")[0], re.S)
+    named = dict(re.findall(r"--([\w-]+): #(\w+)", light))
+    if dark:
+        named |= dict(re.findall(r"--([\w-]+): #(\w+)", at_night))
+    whole = {n: v if len(v) == 6 else "".join(2 * c for c in v) for n, v in named.items()}
+    return {n: tuple(int(v[i : i + 2], 16) / 255 for i in (0, 2, 4)) for n, v in whole.items()}
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    """Relative luminance, as WCAG 2 defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("text", "ground"),
+    [(t, g) for t in ("ink", "soft", "accent", "bad") for g in ("ground", "raised")]
+    + [("on-accent", "accent"), ("ink", "warn")],
+)
+def test_text_stands_out_from_its_ground_in_both_themes(text: str, ground: str, dark: bool) -> None:
+    """At least 4.5 to 1: WCAG 2, level AA."""
+    named = colours(dark)
+    low, high = sorted((luminance(named[text]), luminance(named[ground])))
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
 # the reference --------------------------------------------------------------------------------
 
 
@@ -395,6 +424,15 @@ def test_with_a_key_every_example_takes_it_from_the_environment(
     monkeypatch.delenv(variable)
     bare = reference.docs_html(project, FakeWorker(PUMPS, model), "http://a")
     assert "Authorization" not in bare
+
+
+def test_the_reference_says_what_each_field_may_hold(project: Project, model: Model) -> None:
+    shop = replace(project, contract=SHOP)
+    text = Elements(reference.docs_html(shop, FakeWorker(SHOP, model), "http://a")).text
+    assert "a number from 0.5 to 99 €With tax." in text
+    assert "known are one, two, others are answered and counted" in text
+    assert "one of red, blue, or null" in text
+    assert "numbermay be left out" in text
 
 
 def test_the_examples_are_python(model: Model) -> None:

@@ -101,16 +101,17 @@ def test_a_row_whose_key_was_not_given_has_no_name_and_keeps_the_rest(at, worker
     assert found["heat"].notna().all()
 
 
-def test_the_prediction_on_the_threshold_is_the_one_that_was_given(at, tmp_path):
-    worker = Worker(tmp_path)
-    on_it = np.float32(0.3)
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_the_prediction_on_the_threshold_is_the_one_that_was_given(at, worker, threshold):
+    """As a float32, 0.3 lies above the Python number and 0.7 below it."""
+    on_it = np.float32(threshold)
     worker.journal.add(
-        first=0, rows=1, version="1", route="champion", at=NOON, latency=0.0, threshold=0.3,
+        first=0, rows=1, version="1", route="champion", at=NOON, latency=0.0, threshold=threshold,
         media="json", probabilities=[float(on_it)], body=json_body(pumps(1)),
     )  # fmt: skip
     worker.journal.commit()
     # The service compares a float32 array with a Python number, which NumPy does in float32.
-    told = (np.array([on_it]) >= 0.3)[0]
+    told = (np.array([on_it]) >= threshold)[0]
     assert answers.read(at, PUMPS, Wanted())["prediction"].tolist() == [int(told)]
 
 
@@ -478,18 +479,21 @@ def test_of_a_row_answered_twice_by_one_version_the_latest_counts():
     assert answers.latest(asked)["n"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_reader_misses_nothing_and_sees_nothing_twice_while_files_move(at, worker, monkeypatch):
-    """Compaction runs at every moment between two looks of the reader."""
+@pytest.mark.parametrize("first", ["_of_journals", "_of_files"])
+def test_a_reader_misses_nothing_and_sees_nothing_twice_while_files_move(
+    at, worker, monkeypatch, first
+):
+    """Compaction runs between the reader's two looks, whichever comes first."""
     given = worker.answer(pumps(3))
     worker.journal.close()
-    look = answers._of_journals
+    look = getattr(answers, first)
 
     def then_compacted(*words: Any) -> Any:
         found = look(*words)
         served.compact(at, PUMPS)
         return found
 
-    monkeypatch.setattr(answers, "_of_journals", then_compacted)
+    monkeypatch.setattr(answers, first, then_compacted)
     assert ids(at) == given
     assert ids(at) == given
 
@@ -571,8 +575,12 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker):
         ids(at)
 
 
-def test_a_replay_sees_nothing_that_was_served(at, worker):
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_replay_sees_nothing_that_was_served(at, worker, compacted):
     given = worker.answer(pumps(3))
+    if compacted:
+        worker.journal.close()
+        served.compact(at, PUMPS)
     replay = Paths(at.root, "pumps", replay="always")
     assert ids(at) == given
     assert ids(replay) == []

@@ -199,7 +199,9 @@ def test_a_row_without_a_time_has_no_period(project, worker):
 
 
 def test_status_has_an_answer_to_show_where_only_http_gave_any(project, worker):
-    assert status.some_prediction(project, WEEK) is None
+    with pytest.raises(MissingInput, match=f"perennial score pumps --batch {WEEK}"):
+        status.some_prediction(project, WEEK)
+    assert status._shown(project, WEEK) is None
     given = worker.answer(readings()[:3])
     assert status.some_prediction(project, WEEK) == given[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,8 @@ SECONDS = 2
 """Length of a round."""
 AGREE = 1e-5
 """Largest difference from the model's own answers that a server may give."""
-BUSY = 0.9
-"""Share of a core from which it counts as used up."""
+SETTLED, PATIENCE = 0.1, 60
+"""Share of a core below which a server has settled, and the seconds that it has to get there."""
 
 Measured = dict[tuple[str, int], list[load.Round]]
 """By label and connections; the rows of a bulk request are in its label."""
@@ -51,6 +52,7 @@ def measure(
             server.until_ready(next(iter(server.server.single.values())))
             _agrees(server, server.server.single, one)
             _agrees(server, server.server.bulk, many)
+        _settle(up)
         single = [turn for s in up for turn in _turns(world, s, s.server.single, one)]
         bulk = [turn for s in up for turn in _turns(world, s, s.server.bulk, many)]
         measured: Measured = {}
@@ -76,6 +78,16 @@ def shares(
             c: load.fire(shot, up.process.pid, c, SECONDS, prefix=[], count_workers=True).by_worker
             for c in connections
         }
+
+
+def _settle(up: list[Running]) -> None:
+    """Some go on importing after their first answer."""
+    for _ in range(PATIENCE):
+        before = [load.processor(server.process.pid) for server in up]
+        time.sleep(1)
+        after = [load.processor(server.process.pid) for server in up]
+        if all(b - a < SETTLED for a, b in zip(before, after, strict=True)):
+            return
 
 
 def _agrees(server: Running, questions: dict[str, Question], rows: Rows) -> None:
@@ -136,16 +148,9 @@ def medians(rounds: list[load.Round]) -> dict[str, float]:
     }
 
 
-def doubt(measured: Measured) -> str:
-    """Why these figures may not be the servers': empty, or a line for people."""
-    full = [round for (_, c), found in measured.items() if c == max(SINGLE) for round in found]
-    server = statistics.median(round.server_share for round in full)
-    wrk = max(round.wrk_share for round in full)
-    if server < BUSY:
-        return f"in doubt: others took {1 - server:.0%} of the servers' core. Run it on a quiet machine"
-    if wrk > BUSY:
-        return f"in doubt: wrk used {wrk:.0%} of its core, so it may have been the slower side"
-    return ""
+def full(measured: Measured) -> list[load.Round]:
+    """The rounds at the most connections: every server's core should be used up."""
+    return [one for (_, c), found in measured.items() if c == max(SINGLE) for one in found]
 
 
 def as_table(measured: Measured, memory: dict[str, float]) -> str:

@@ -10,9 +10,6 @@ from pathlib import Path
 from benchmarks.serving_rivals import model
 from benchmarks.serving_rivals.bodies import Question, Rows
 
-NO_LOG = {"PERENNIAL_BENCH_LOG": "off"}
-"""The service's hook for this benchmark: all features, and no prediction log."""
-
 
 @dataclass(frozen=True)
 class World:
@@ -47,8 +44,13 @@ def service(world: World, one: Rows, many: Rows, workers: int = 1) -> Server:
 
 def _without_log(world: World, one: Rows, many: Rows) -> Server:
     return Server(
-        _python("pipelines", "serve flights --host 127.0.0.1 --workers 1"),
-        _shared(world) | NO_LOG | {"PERENNIAL_ROOT": str(world.twin)},
+        _python("bentoml", "serve benchmarks.serving_rivals.no_log:service --host 127.0.0.1"),
+        _shared(world)
+        | {
+            "BENTOML_HOME": str(world.home / "no_log"),
+            "PERENNIAL_ROOT": str(world.twin),
+            "PERENNIAL_TASK": "flights",
+        },
         {"Perennial, no log": one.plain()},
         {},
     )

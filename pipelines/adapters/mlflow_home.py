@@ -116,14 +116,14 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = " ".join((str(error).strip() or type(error).__name__).split())
         mend = (
             f"See whether it answers with: curl {uri}/health, or use the local one with: "
             f"unset {VARIABLE}"
             if uri.startswith("http")
             else "See what it holds with: perennial status"
         )
-        raise RegistryError(f"MLflow at {uri}: {first[:300]}. {mend}") from error
+        raise RegistryError(f"MLflow at {uri}: {said[:300]}. {mend}") from error
 
 
 def experiment(at: Paths, name: str) -> str:

@@ -108,9 +108,10 @@ class Registry:
         """
         expected = self.tags(version).get("artifact")
         target = self.at.models_cache / version
-        with self._locked("fetch"):
+        # A lock for each version: a champion must not wait for a challenger that is slow to come.
+        with self._locked(f"fetch-{version}"):
             if not expected or _digest(target) != expected:
-                store.sweep(self.at.models_cache)
+                store.sweep(self.at.models_cache, f"{version}.")
                 self._download(version, target, expected)
         return target
 

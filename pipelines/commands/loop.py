@@ -113,6 +113,9 @@ def report(task: str, as_json: bool) -> None:
         {"loop": [x.period for x in lines if x.action == "retrain"]},
     )
     prediction = some_prediction(p, done[-1].period)
+    traced = []
+    if prediction:
+        traced = ["One answer, traced back to its data:", as_text(trace(p, prediction)), ""]
     say(
         reports.summary(lines) | {"picture": str(path), "prediction": prediction},
         as_json,
@@ -125,12 +128,11 @@ def report(task: str, as_json: bool) -> None:
                 f"data docs      {p.at.data_docs}",
                 f"drift reports  {p.at.drift_page('x').parent}",
                 "",
-                "One answer, traced back to its data:",
-                as_text(trace(p, prediction)),
-                "",
+                *traced,
                 "Next (after: . .venv/bin/activate):",
                 "  perennial status                  the loop on one screen",
-                f"  perennial trace {prediction}",
+                f"  perennial trace {prediction or '<prediction id>'}",
+                f"  perennial serve {task}            a page at http://127.0.0.1:3000",
                 f"  perennial replay {task}           frozen, always and on-alarm side by side",
                 "  dvc repro && dvc metrics show     a candidate on the window of params.yaml",
                 f"  mlflow ui --backend-store-uri sqlite:///{p.at.mlflow / 'mlflow.db'}",

@@ -111,7 +111,8 @@ def compare(live: Live, settings: Gate, seed: int) -> tuple[Check, dict[str, flo
         "at most below zero is worse"
     )
     passed = bool(gain.high >= 0)
-    return Check(name="live", passed=passed, value=gain.high, limit=0.0, reason=reason), found
+    value = gain.high if np.isfinite(gain.high) else None
+    return Check(name="live", passed=passed, value=value, limit=0.0, reason=reason), found
 
 
 def _not_judged(live: Live, settings: Gate) -> tuple[Check, dict[str, float]]:

@@ -23,7 +23,7 @@ from pipelines.wire.problem import Refused
 TASK, WORKERS = "PERENNIAL_TASK", "PERENNIAL_WORKERS"
 
 
-class FastService(bentoml.Service):  # type: ignore[type-arg, misc]
+class FastService(bentoml.Service):
     """BentoML's service with Front around its application.
 
     `to_asgi` is a public method, but replacing it is no documented way in, and the lock pins the

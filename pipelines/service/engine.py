@@ -120,7 +120,8 @@ class Engine:
         now = time.time()
         canary = self.traffic.canary
         if canary is not None:
-            chosen, rest = [], []
+            chosen: list[Asked] = []
+            rest: list[Asked] = []
             for one in asked:
                 (chosen if self.traffic.chosen(one.key) else rest).append(one)
             # What the canary could not answer, the champion answers.

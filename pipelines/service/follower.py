@@ -219,7 +219,7 @@ class Follower:
         """The first error is kept: the next ones differ in an address or a time, and say no more."""
         if not self.wanted.registry.reachable:
             return
-        told = f"{type(error).__name__}: {error}"[:500]
+        told = telling.without_password(f"{type(error).__name__}: {error}")[:500]
         self._set(registry=Reach(reachable=False, since=self.clock(), error=told))
         log.error("registry out of reach", extra={"task": self.at.task, "error": told})
 

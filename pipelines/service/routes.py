@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from dataclasses import asdict
@@ -15,14 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pipelines.errors import PipelineError
 from pipelines.project import Project
 from pipelines.served import labels
-from pipelines.service import openapi, page, webhook
+from pipelines.service import openapi, page, reference, webhook
 from pipelines.service.worker import Worker
 from pipelines.wire.problem import Problem, Refused
 
+log = logging.getLogger(__name__)
+
 WEBHOOK_SECRET = "PERENNIAL_WEBHOOK_SECRET"
-MOST_LABELS = 100_000
 
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -36,12 +39,16 @@ SECURITY = {
 
 
 class Label(msgspec.Struct, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
-    label: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=openapi.LONGEST_ID)]
+    label: (
+        Annotated[int, msgspec.Meta(ge=0, le=1)]
+        | Annotated[float, msgspec.Meta(ge=0.0, le=1.0, multiple_of=1.0)]
+    )
+    """1.0 is 1, to JSON Schema and to whoever writes a column with gaps."""
 
 
 class Labels(msgspec.Struct, forbid_unknown_fields=True):
-    labels: Annotated[list[Label], msgspec.Meta(min_length=1, max_length=MOST_LABELS)]
+    labels: Annotated[list[Label], msgspec.Meta(min_length=1, max_length=openapi.MOST_LABELS)]
 
 
 def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
@@ -64,7 +71,7 @@ class Routes:
         said = self.worker.live.state()
         if self.worker.live.champion is None:
             return answer(Problem("no-model", self.worker.live.waiting_for()), {"retry-after": "1"})
-        keep = ("refused", "registry", "challenger_off")
+        keep = ("said", "refused", "failed", "registry", "challenger_off")
         return self._say({"ready": True} | {k: said[k] for k in keep if k in said})
 
     async def labels(self, request: Request) -> Response:
@@ -81,10 +88,14 @@ class Routes:
             given = self.labels_decoder.decode(await self._body(request))
         except msgspec.ValidationError as error:
             raise Refused(Problem("invalid-labels", str(error))) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Problem("unreadable", f"the body is no JSON: {error}")) from None
-        pairs = [(item.id, item.label) for item in given.labels]
-        counted = await asyncio.to_thread(self._put, pairs)
+        pairs = [(item.id, int(item.label)) for item in given.labels]
+        try:
+            counted = await asyncio.to_thread(self._put, pairs)
+        except PipelineError as error:
+            log.exception("labels not taken")
+            raise Refused(Problem("log-full", str(error))) from error
         for outcome, n in counted.items():
             self.worker.meters.labels.labels(self.project.name, outcome).inc(n)
         return self._say(counted)
@@ -120,7 +131,7 @@ class Routes:
         )
 
     async def docs(self, request: Request) -> Response:
-        text = page.docs_html(self.project, self.worker)
+        text = reference.docs_html(self.project, self.worker, str(request.base_url))
         return Response(text, media_type="text/html", headers=SECURITY)
 
     async def asset(self, request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipelines.adapters.registry import CHALLENGER, CHAMPION
 from pipelines.service.wanted import Wanted
 
@@ -32,3 +34,8 @@ def champion(named: dict[str, str], now: Wanted, task: str) -> str:
     if answers != version:
         return f"{CHAMPION} is version {version}, which is being tried; {goes_on}"
     return ""
+
+
+def without_password(text: str) -> str:
+    """Addresses without what stands before the host: errors are shown to whoever asks the service."""
+    return re.sub(r"//[^/\s]*@", "//", text)

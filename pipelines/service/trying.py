@@ -14,6 +14,7 @@ from pathlib import Path
 from pipelines import store
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError, RegistryError, UnknownId
+from pipelines.service.telling import without_password
 from pipelines.service.verify import verified
 
 DEATHS = 2
@@ -58,7 +59,9 @@ def attempt(
         told = str(error) or type(error).__name__
         if not isinstance(error, (ArtifactError, RegistryError, UnknownId)):
             told = f"{type(error).__name__}: {told}"
-        return Tried(version, digest, None, told[:1000], isinstance(error, TRANSIENT))
+        return Tried(
+            version, digest, None, without_password(told)[:1000], isinstance(error, TRANSIENT)
+        )
     return Tried(version, digest, folder)
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Upkeep:
     def __init__(self, at: Paths, contract: Contract, settings: Log) -> None:
         self.at, self.contract, self.settings = at, contract, settings
-        self.state: dict[str, Any] = {"runs": 0, "failures": 0, "error": "", "failed_at": None}
+        self.state: dict[str, Any] = {"runs": 0, "rows": 0, "torn_journals": 0, "failures": 0}
         self._retained: dt.date | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -46,7 +46,11 @@ class Upkeep:
     def _compact(self) -> None:
         from pipelines import served
 
-        served.compact(self.at, self.contract)
+        done = served.compact(self.at, self.contract)
+        self.state["rows"] += done.rows
+        self.state["torn_journals"] += done.bad
+        if done.failed:
+            raise OSError(f"{done.failed} journals could not be read or written, see the log")
 
     def _retain(self, today: dt.date) -> None:
         from pipelines import served

@@ -7,12 +7,14 @@ import fcntl
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from pipelines.journal import Journal, JournalFull
+from pipelines.lock import alive
 from pipelines.project import Project
 from pipelines.served.bodies import hider
 from pipelines.service.engine import Engine
@@ -74,6 +76,7 @@ class Worker:
                 self.spread.beat()
                 if time.monotonic() >= self._slow_next:
                     self._slow_next = time.monotonic() + SLOW_BEAT
+                    self._leave_with_parent()
                     self._guard_keeper()
                     self._gauge()
             except Exception:  # a beat that fails is told, and the next one comes all the same
@@ -102,14 +105,20 @@ class Worker:
     def _gauge(self) -> None:
         name, state = self.project.name, self.live
         for slot, model in (("champion", state.champion), ("challenger", state.challenger)):
-            if model is not None:
-                self.meters.live_since.labels(name, slot).set(model.since)
-                if model.version.isdigit():
-                    self.meters.version.labels(name, slot).set(int(model.version))
+            self.meters.live_since.labels(name, slot).set(model.since if model else 0)
+            number = int(model.version) if model and model.version.isdigit() else 0
+            self.meters.version.labels(name, slot).set(number)
         said = state.state()
         self.meters.registry_up.set(1 if said["registry"]["reachable"] else 0)
         self.meters.refused.set(len(said["refused"]))
         self.meters.looked.set(last_alarm(self.project))
+        forget_dead_workers()
+
+    def _leave_with_parent(self) -> None:
+        """BentoML's master was killed: nobody would restart this worker, or stop it."""
+        if os.getppid() != self.parent:
+            log.error("the master is gone, so this worker ends")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _guard_keeper(self) -> None:
         """Start the keeper when none runs: any worker does, the keeper's own lock lets one live."""
@@ -129,6 +138,18 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
+
+
+def forget_dead_workers() -> None:
+    """A worker that was killed leaves its gauges behind, and "the oldest version that answers" would
+    be its for ever; the client library drops them only when it is told."""
+    from prometheus_client import multiprocess
+
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    files = Path(folder).glob("gauge_live*_*.db") if folder else ()
+    for pid in {int(file.stem.rsplit("_", 1)[1]) for file in files}:
+        if not alive(pid):
+            multiprocess.mark_process_dead(pid)
 
 
 def last_alarm(project: Project) -> float:

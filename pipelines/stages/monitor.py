@@ -126,7 +126,7 @@ def _labelled(
     given = answers.given(at, contract, period, task.period)
     if given is None:
         return None
-    known = labels.labels(at.served_labels, given["id"]) if at.replay is None else {}
+    known = labels.labels(at.served_labels, given["id"])
     if at.labels(period).is_file():
         batch = store.read_table(at.labels(period), f"perennial labels {name} --batch {period}")
         known |= dict(zip(batch["id"], batch["label"], strict=True))

@@ -106,6 +106,14 @@ class Field:
         """In words."""
         return self._words() + (", or null" if self.nullable else "")
 
+    def _range(self) -> str:
+        """The limits that the contract gives; what float32 can hold goes without saying."""
+        low, high = (f"{limit:.15g}" for limit in (self.low, self.high))
+        given = [abs(limit) < FLOAT32 for limit in (self.low, self.high)]
+        if all(given):
+            return f" from {low} to {high}"
+        return f" of at least {low}" if given[0] else f" of at most {high}" if given[1] else ""
+
     def _words(self) -> str:
         unit = f" {self.column.unit}" if self.column.unit else ""
         match self.column.type:
@@ -120,16 +128,12 @@ class Field:
             case "integer":
                 return f"a whole number from {self.low} to {self.high}{unit}"
             case "number":
-                return f"a number from {_plain(self.low)} to {_plain(self.high)}{unit}"
+                return f"a number{self._range()}{unit}"
         if self.values is None:
             return f"text of at most {TEXT:,} characters"
         few = ", ".join(self.values[:20])
         rest = len(self.values) - 20
         return f"one of {few}" + (f" and {rest} more" if rest > 0 else "") if few else "no text"
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
 
 def fields_of(contract: Contract) -> tuple[Field, ...]:
