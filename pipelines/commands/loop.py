@@ -47,6 +47,8 @@ def tick(
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(running(task)) if serve else service
         asked = Service(url) if url else None
+        if asked:
+            asked.version()  # a training may come before the first question: better to hear it now
         if batch is None:
             done = loop.through(p, through, told, wait=wait, service=asked)
         else:

@@ -386,14 +386,19 @@ def test_a_canary_that_begins_to_fail_loses_its_traffic_and_no_request_fails(
     serving.name(at, CHALLENGER, serving.version(at, graphs["2"]))
     with serving.serving(at) as service, asked(service, graphs, tmp_path) as load:
         service.until(lambda: len(load.arrivals("2", 0)) == WORKERS, "the canary's answers")
-        hot = pumps(200, seed=5).assign(heat=1e6)
-        for i in range(len(hot)):
+        table = pumps(1500, seed=5).assign(heat=1e6)
+        hot = (json_body(table.iloc[[i]]) for i in range(len(table)))
+
+        def lost_its_traffic() -> bool:
             got = service.client.post(
-                f"{service.url}/predict", content=json_body(hot.iloc[[i]]),
+                f"{service.url}/predict",
+                content=next(hot),
                 headers={"content-type": "application/json"},
-            )  # fmt: skip
+            )
             assert (got.status_code, got.json()["version"]) == (200, "1")
-        service.until(lambda: "challenger_off" in told(service), "the challenger to be off")
+            return "challenger_off" in told(service)
+
+        service.until(lost_its_traffic, "the challenger to be off")
         off = time.time() + 1  # within which the other worker hears of it
         service.until(lambda: time.time() > off + 1, "a second of the champion alone")
         assert "3 failed predictions" in told(service)["challenger_off"]["reason"]
