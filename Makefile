@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
-BENCHES := quality overhead drift serving
+BENCHES := quality overhead drift serving swap soak fuzz
 
 .PHONY: help setup demo test test-all lint lock bench clean $(BENCHES:%=bench-%)
 
