@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.service.answers import arrow_answer, as_object, json_answer
-from pipelines.service.engine import Answered
+from pipelines.service.record import Answered
 
 probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20)
 

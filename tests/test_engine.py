@@ -12,7 +12,8 @@ import pytest
 from pipelines.journal import JournalFull
 from pipelines.serve_params import Challenger, Log, Serve
 from pipelines.service import engine as engines
-from pipelines.service.engine import Answered, Engine, Failed, Unavailable
+from pipelines.service.engine import Engine, Failed, Unavailable
+from pipelines.service.record import Answered
 
 
 class Graph:

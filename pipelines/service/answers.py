@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.service.engine import Answered
+    from pipelines.service.record import Answered
 
 
 def json_answer(task: str, answered: Answered) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from pipelines.journal import Journal, JournalFull
 from pipelines.serve_params import Serve
 from pipelines.service.live import Live, Model
 from pipelines.service.meters import Meters
+from pipelines.service.record import Answered, Record
 from pipelines.service.traffic import Traffic
 from pipelines.wire.read import Wire
 
@@ -51,30 +51,15 @@ class Asked:
     key: bytes
 
 
-@dataclass(slots=True)
-class Answered:
-    version: str
-    route: str
-    prefix: str
-    """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
-    first: int
-    probability: Sequence[float] | np.ndarray
-    """(N,); of a bulk request as the model gave them."""
-    prediction: Sequence[bool] | np.ndarray
-
-
 class Engine:
     def __init__(
         self, task: str, wire: Wire, live: Live, journal: Journal, meters: Meters, serve: Serve
     ) -> None:
         self.task, self.wire, self.live = task, wire, live
-        self.journal, self.meters = journal, meters
+        self.meters = meters
+        self.record = Record(task, journal, serve.log)
         self.traffic = Traffic(task, live, serve.challenger)
-        self.durable = serve.log.mode == "durable"
-        self.pending_limit = int(serve.log.buffer_mb * 1e6)
         self._waiting: list[Asked] = []
-        self._counter = 0
-        self._today: tuple[tuple[int, str], str] = (0, ""), ""
 
     def ask(
         self, rows: list[Any], body: bytes, received: float, key: bytes
@@ -151,7 +136,7 @@ class Engine:
             return []
         answers, took = self._record(model, route, asked, probability, now)
         try:
-            self._settle()
+            self.record.settle()
         except JournalFull as full:
             for one in asked:
                 _fail(one, _unlogged(full))
@@ -168,26 +153,19 @@ class Engine:
     def _record(
         self, model: Model, route: str, asked: list[Asked], probability: np.ndarray, now: float
     ) -> tuple[list[Answered], list[float]]:
-        values = probability.tolist()
-        predictions = (probability >= model.threshold).tolist()
-        prefix, at, done = self._prefix(model, now), 0, time.perf_counter()
+        values, predictions = probability.tolist(), (probability >= model.threshold).tolist()
+        at, done = 0, time.perf_counter()
         answers, took = [], []
         for one in asked:
-            n = len(one.rows)
-            part, seconds = values[at : at + n], done - one.received
-            self.journal.add(
-                first=self._counter, rows=n, version=model.version, route=route, at=now,
-                latency=seconds, threshold=model.threshold, media="json",
-                probabilities=part, body=one.body,
-            )  # fmt: skip
+            upto, seconds = at + len(one.rows), done - one.received
             answers.append(
-                Answered(
-                    model.version, route, prefix, self._counter, part, predictions[at : at + n]
+                self.record.answer(
+                    model, route, values[at:upto], predictions[at:upto],
+                    media="json", body=one.body, seconds=seconds, now=now,
                 )
-            )
+            )  # fmt: skip
             took.append(seconds)
-            self._counter += n
-            at += n
+            at = upto
         return answers, took
 
     def _bulk(
@@ -201,22 +179,16 @@ class Engine:
         now: float,
     ) -> Answered:
         probability = self._run(model, feeds)
-        n, seconds = len(probability), time.perf_counter() - received
-        answered = Answered(
-            model.version, route, self._prefix(model, now), self._counter,
-            probability, probability >= model.threshold,
+        seconds = time.perf_counter() - received
+        answered = self.record.answer(
+            model, route, probability, probability >= model.threshold,
+            media=media, body=body, seconds=seconds, now=now,
         )  # fmt: skip
-        self.journal.add(
-            first=self._counter, rows=n, version=model.version, route=route, at=now,
-            latency=seconds, threshold=model.threshold, media=media,
-            probabilities=probability.tobytes(), body=body,
-        )  # fmt: skip
-        self._counter += n
         try:
-            self._settle()
+            self.record.settle()
         except JournalFull as full:
             raise _unlogged(full) from full
-        self.meters.took(route, model.version, n, (seconds,))
+        self.meters.took(route, model.version, len(probability), (seconds,))
         self.meters.inputs(feeds)
         return answered
 
@@ -263,14 +235,12 @@ class Engine:
             return
         at, seconds = 0, time.perf_counter() - began
         for champion, media, body in given:
-            n = len(champion.probability)
-            part = probability[at : at + n]
-            self.journal.add(
-                first=champion.first, rows=n, version=model.version, route="shadow", at=now,
-                latency=seconds, threshold=model.threshold, media=media,
-                probabilities=part.tolist() if media == "json" else part.tobytes(), body=body,
+            upto = at + len(champion.probability)
+            self.record.beside(
+                champion, model, probability[at:upto],
+                media=media, body=body, seconds=seconds, now=now,
             )  # fmt: skip
-            at += n
+            at = upto
         self.meters.took("shadow", model.version, at, (seconds,))
 
     def _champion(self) -> Model:
@@ -281,18 +251,6 @@ class Engine:
                 f"Make a champion with: perennial tick {self.task}",
             )
         return self.live.champion
-
-    def _prefix(self, model: Model, now: float) -> str:
-        today = (int(now // 86_400), model.version)
-        if today != self._today[0]:
-            day = time.strftime("%Y%m%d", time.gmtime(now))
-            self._today = today, f"{self.task}-{model.version}-{day}-{self.journal.worker}-"
-        return self._today[1]
-
-    def _settle(self) -> None:
-        """durable: on record before anyone hears the answer. Else only when too much waits in memory."""
-        if self.durable or self.journal.pending_bytes > self.pending_limit:
-            self.journal.commit()
 
 
 def _unlogged(full: JournalFull) -> Unavailable:

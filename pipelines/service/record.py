@@ -1,0 +1,103 @@
+"""What was answered gets its ids, and goes on record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.journal import Journal
+from pipelines.serve_params import Log
+from pipelines.service.live import Model
+
+
+@dataclass(slots=True)
+class Answered:
+    """The answers to one request."""
+
+    version: str
+    route: str
+    prefix: str
+    """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
+    first: int
+    probability: Sequence[float] | np.ndarray
+    """(N,); of a bulk request as the model gave them."""
+    prediction: Sequence[bool] | np.ndarray
+
+
+class Record:
+    def __init__(self, task: str, journal: Journal, settings: Log) -> None:
+        self.task, self.journal = task, journal
+        self.durable = settings.mode == "durable"
+        self.pending_limit = int(settings.buffer_mb * 1e6)
+        self._counter = 0
+        self._today: tuple[tuple[int, str], str] = (0, ""), ""
+
+    def answer(
+        self,
+        model: Model,
+        route: str,
+        probability: Sequence[float] | np.ndarray,
+        prediction: Sequence[bool] | np.ndarray,
+        *,
+        media: str,
+        body: bytes,
+        seconds: float,
+        now: float,
+    ) -> Answered:
+        """Named and in the journal; not yet on disk: that is `settle`."""
+        answered = Answered(
+            model.version, route, self._prefix(model, now), self._counter, probability, prediction
+        )
+        self._counter += len(probability)
+        self._add(model, answered, media, body, seconds, now)
+        return answered
+
+    def beside(
+        self,
+        champion: Answered,
+        model: Model,
+        probability: np.ndarray,
+        *,
+        media: str,
+        body: bytes,
+        seconds: float,
+        now: float,
+    ) -> None:
+        """A shadow's prediction, under the counter of the answer that was given: so they are paired."""
+        shadow = Answered(model.version, "shadow", "", champion.first, probability.tolist(), ())
+        self._add(model, shadow, media, body, seconds, now)
+
+    def settle(self) -> None:
+        """durable: on disk before anyone hears the answer. Else only when too much waits in memory.
+
+        Raises JournalFull (durable).
+        """
+        if self.durable or self.journal.pending_bytes > self.pending_limit:
+            self.journal.commit()
+
+    def _add(
+        self, model: Model, told: Answered, media: str, body: bytes, seconds: float, now: float
+    ) -> None:
+        values = told.probability
+        self.journal.add(
+            first=told.first,
+            rows=len(values),
+            version=told.version,
+            route=told.route,
+            at=now,
+            latency=seconds,
+            threshold=model.threshold,
+            media=media,
+            probabilities=values.tobytes() if isinstance(values, np.ndarray) else values,
+            body=body,
+        )
+
+    def _prefix(self, model: Model, now: float) -> str:
+        today = (int(now // 86_400), model.version)
+        if today != self._today[0]:
+            day = time.strftime("%Y%m%d", time.gmtime(now))
+            self._today = today, f"{self.task}-{model.version}-{day}-{self.journal.worker}-"
+        return self._today[1]
