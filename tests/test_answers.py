@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from pipelines.service.answers import arrow_answer, as_object, json_answer
 from pipelines.service.record import Answered
 
+PREFIX = "shop-100%x-4-20130401-9f8e7d6c-"
+"""A task may be called anything that a file may."""
 probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20)
 
 
 def answered(probability: list[float], first: int = 250) -> Answered:
     predicted = [p >= 0.3 for p in probability]
-    return Answered("4", "champion", "shop-4-20130401-9f8e7d6c-", first, probability, predicted)
+    return Answered("4", "champion", PREFIX, first, probability, predicted)
 
 
 @given(probabilities)
@@ -39,9 +41,7 @@ def test_a_probability_survives_to_its_last_bit(probability: list[float]) -> Non
 def test_ids_count_up_in_hex_and_no_two_are_the_same() -> None:
     told = json.loads(json_answer("shop", answered([0.1] * 20, first=250)))["predictions"]
     ids = [p["id"] for p in told]
-    assert ids[:7] == [
-        f"shop-4-20130401-9f8e7d6c-{i}" for i in ("fa", "fb", "fc", "fd", "fe", "ff", "100")
-    ]
+    assert ids[:7] == [f"{PREFIX}{i}" for i in ("fa", "fb", "fc", "fd", "fe", "ff", "100")]
     assert len(set(ids)) == 20
 
 

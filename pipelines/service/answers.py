@@ -37,16 +37,19 @@ def arrow_answer(answered: Answered) -> bytes:
     import numpy as np
     import pyarrow as pa
 
-    prefix, first, n = answered.prefix, answered.first, len(answered.probability)
-    table = pa.table(
-        {
-            "id": pa.array([f"{prefix}{first + i:x}" for i in range(n)]),
-            "probability": pa.array(np.asarray(answered.probability, np.float32)),
-            "prediction": pa.array(np.asarray(answered.prediction, np.int8)),
-            "version": pa.repeat(answered.version, n),
-        }
+    n = len(answered.probability)
+    # An old-style format is the quickest way to many like strings.
+    name = (answered.prefix.replace("%", "%%") + "%x").__mod__
+    batch = pa.record_batch(
+        [
+            pa.array(list(map(name, range(answered.first, answered.first + n))), pa.string()),
+            pa.array(np.asarray(answered.probability, np.float32)),
+            pa.array(np.asarray(answered.prediction, np.int8)),
+            pa.repeat(answered.version, n),
+        ],
+        names=["id", "probability", "prediction", "version"],
     )
     out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, table.schema) as stream:
-        stream.write_table(table)
+    with pa.ipc.new_stream(out, batch.schema) as stream:
+        stream.write_batch(batch)
     return bytes(out.getvalue())
