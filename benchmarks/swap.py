@@ -142,7 +142,7 @@ def settings(at: Paths, poll_seconds: float) -> None:
 @contextlib.contextmanager
 def loaded(service: Running, questions: Questions, home: Path) -> Iterator[Asking]:
     with asking(service.url, questions, home, clients=CLIENTS, per_second=PER_SECOND) as load:
-        service.until(lambda: len(load.workers()) == WORKERS, "every worker's first answer")
+        service.until(lambda: len(load.arrivals("1", 0)) == WORKERS, "version 1 from each worker")
         time.sleep(2)
         yield load
 
