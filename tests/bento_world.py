@@ -10,7 +10,7 @@ import yaml
 from pipelines.paths import Paths
 from pipelines.project import Project
 from pipelines.provenance import Provenance
-from pipelines.service import delivery
+from pipelines.service.delivery import stage as delivery
 from tests.fakes import BETTER, PUMPS, pump_model
 from tests.gate_world import TASK
 

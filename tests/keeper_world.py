@@ -23,7 +23,7 @@ from pipelines.paths import Paths
 from pipelines.project import Project
 from pipelines.serve_params import Challenger, Serve
 from pipelines.service import wanted
-from pipelines.service.follower import Follower
+from pipelines.service.keeper.follower import Follower
 from pipelines.service.wanted import Version
 from tests.fakes import BETTER, PUMPS, MemoryRegistry, pump_graph, pump_model
 from tests.gate_world import TASK

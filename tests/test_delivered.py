@@ -15,7 +15,8 @@ import pytest
 from pipelines import store
 from pipelines.errors import ArtifactError, Busy, ParamsError
 from pipelines.paths import Paths
-from pipelines.service import delivered, delivery
+from pipelines.service.delivery import stage as delivery
+from pipelines.service.delivery import start as delivered
 from tests.bento_world import files, make_project, small_package, staged
 from tests.fakes import WORSE
 

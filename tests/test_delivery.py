@@ -29,7 +29,7 @@ from pipelines.errors import (
 )
 from pipelines.paths import Paths
 from pipelines.project import Project, open_project
-from pipelines.service import delivery
+from pipelines.service.delivery import stage as delivery
 from tests.bento_world import BY, files, make_project, small_package, staged
 from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, PUMPS, WORSE, MemoryRegistry, pump_model

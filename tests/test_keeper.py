@@ -22,8 +22,9 @@ from pipelines import artifact, contract, served
 from pipelines.adapters.registry import CHALLENGER, CHAMPION
 from pipelines.errors import ArtifactError, RegistryError
 from pipelines.served import Compacted
-from pipelines.service import aliases, follower, trying, upkeep, wanted
-from pipelines.service.follower import Follower
+from pipelines.service import wanted
+from pipelines.service.keeper import aliases, follower, trying, upkeep
+from pipelines.service.keeper.follower import Follower
 from tests.fakes import PUMPS
 from tests.keeper_world import (
     Clock,

@@ -14,8 +14,9 @@ import pytest
 
 from pipelines import artifact
 from pipelines.errors import RegistryError, UnknownId
-from pipelines.service import aliases, trying, verify
-from pipelines.service.follower import Follower
+from pipelines.service import verify
+from pipelines.service.keeper import aliases, trying
+from pipelines.service.keeper.follower import Follower
 from tests.fakes import PUMPS, pump_graph
 from tests.keeper_world import (
     Clock,

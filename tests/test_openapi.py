@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines import contract as contracts
 from pipelines.contract import Contract
 from pipelines.serve_params import Serve
-from pipelines.service import openapi
+from pipelines.service.pages import openapi
 from pipelines.wire import explain
 from pipelines.wire.problem import KINDS, Refused
 from pipelines.wire.read import Wire

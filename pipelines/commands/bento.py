@@ -17,7 +17,7 @@ def bento(task: str, version: str | None, tag: str | None) -> None:
     from pipelines.adapters.registry import CHAMPION, Registry
     from pipelines.errors import RegistryError
     from pipelines.project import open_project
-    from pipelines.service import delivery
+    from pipelines.service.delivery import stage as delivery
     from pipelines.service.verify import verified
 
     p = open_project(task)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from pipelines.errors import PipelineError
-from pipelines.service.delivered import environment
+from pipelines.service.delivery.start import environment
 
 try:
     os.environ.update(environment(Path(__file__).resolve().parents[2], os.environ))

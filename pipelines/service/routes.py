@@ -19,7 +19,8 @@ from starlette.routing import Route
 from pipelines.errors import PipelineError
 from pipelines.project import Project
 from pipelines.served import labels
-from pipelines.service import openapi, page, reference, webhook
+from pipelines.service import webhook
+from pipelines.service.pages import openapi, page, reference
 from pipelines.service.worker import Worker
 from pipelines.wire.problem import Problem, Refused
 

@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from pipelines import artifact
 from pipelines.adapters.registry import Registry
 from pipelines.paths import Paths
-from pipelines.service import delivery
+from pipelines.service.delivery import stage as delivery
 from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, WORSE
 from tests.slow import serving

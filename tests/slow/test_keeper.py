@@ -28,8 +28,10 @@ from pipelines import artifact
 from pipelines.adapters import mlflow_home
 from pipelines.adapters.registry import CHAMPION, Registry
 from pipelines.paths import Paths
-from pipelines.service import keeper, trying, wanted, webhook
-from pipelines.service.follower import Follower
+from pipelines.service import wanted, webhook
+from pipelines.service.keeper import keep as keeper
+from pipelines.service.keeper import trying
+from pipelines.service.keeper.follower import Follower
 from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, PUMPS, WORSE, pump_graph
 from tests.keeper_world import FakeRegistry, eventually, make_models, project

@@ -12,7 +12,6 @@ import argparse
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,8 +23,8 @@ from pipelines.lock import alive, task_lock
 from pipelines.paths import Paths
 from pipelines.project import Project, open_project
 from pipelines.service import logs
-from pipelines.service.follower import Follower
-from pipelines.service.upkeep import Upkeep
+from pipelines.service.keeper.follower import Follower
+from pipelines.service.keeper.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +121,3 @@ def main(words: list[str]) -> int:
         log.error(str(error))
         return error.exit_status
     return 0
-
-
-if __name__ == "__main__":
-    status = 1
-    try:
-        status = main(sys.argv[1:])
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        log.exception("the keeper died")
-    # Threads may hang in a download or be in the middle of a model; nothing waits for them.
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(status)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.project import Project
 from pipelines.service.access import KEY
-from pipelines.service.page import example, render
+from pipelines.service.pages.page import example, render
 from pipelines.wire.problem import KINDS
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from pipelines.errors import MissingInput, ParamsError, PipelineError
 from pipelines.paths import PARAMS
 from pipelines.project import Project
 from pipelines.provenance import Provenance
-from pipelines.service.delivered import FACTS, MODEL, STATE
+from pipelines.service.delivery.start import FACTS, MODEL, STATE
 
 CODE = Path(pipelines.__file__).parent
 LOCK = "requirements-serve.lock"

@@ -16,9 +16,10 @@ from typing import Any
 from pipelines import store
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, Registry
 from pipelines.project import Project
-from pipelines.service import telling, wanted
-from pipelines.service.aliases import REST, Aliases
-from pipelines.service.trying import Notes, Tried, attempt
+from pipelines.service import wanted
+from pipelines.service.keeper import telling
+from pipelines.service.keeper.aliases import REST, Aliases
+from pipelines.service.keeper.trying import Notes, Tried, attempt
 from pipelines.service.wanted import Reach, Refusal, Version, Wanted
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines import store
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError, RegistryError, UnknownId
-from pipelines.service.telling import without_password
+from pipelines.service.keeper.telling import without_password
 from pipelines.service.verify import verified
 
 DEATHS = 2
