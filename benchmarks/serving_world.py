@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks.serving_rivals.bodies import Rows
 from pipelines import artifact
 from pipelines.adapters.registry import Registry
 from pipelines.artifact import Artifact
+from pipelines.lock import task_lock
 from pipelines.paths import Paths
 
 LANDED = "2013-04"
@@ -30,7 +32,7 @@ STEP = 0.1
 def make(home: Path, versions: int) -> tuple[Paths, Questions]:
     """Version 1 is trained and champion; the others are as large, and each answers lower."""
     world = make_world(home)
-    at = Paths(world.project, "flights")
+    at = _at(home)
     trained = artifact.load(world.model)
     made = {"1": trained}
     for number in range(2, versions + 1):
@@ -40,6 +42,19 @@ def make(home: Path, versions: int) -> tuple[Paths, Questions]:
     bodies = [Rows(table.slice(i, 1), trained).plain().body for i in range(len(table))]
     rows = table.to_pandas()
     return at, Questions(bodies, {v: m.predict(rows).tolist() for v, m in made.items()})
+
+
+def remove(home: Path) -> None:
+    """The keeper outlives its service for a moment, and writes; its lock says when it has gone."""
+    at = _at(home)
+    if at.service.is_dir():
+        with task_lock(at.service / "keeper.lock", "the end of the benchmark", wait=True):
+            pass
+    shutil.rmtree(home)
+
+
+def _at(home: Path) -> Paths:
+    return Paths(home / "project", "flights")
 
 
 def _rows(at: Paths, made: Artifact) -> pa.Table:

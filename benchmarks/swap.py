@@ -89,7 +89,7 @@ def main() -> None:
             polled = by_poll(at, server, questions, home)
             woken = by_webhook(at, server, questions, home)
     finally:
-        shutil.rmtree(home)
+        serving_world.remove(home)
     close("swap", figures(polled, woken), {"polled": detail(polled), "webhook": detail(woken)})
 
 

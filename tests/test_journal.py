@@ -82,7 +82,7 @@ def test_what_was_added_is_read_back(tmp_path_factory, asked):
     journal.close()
     found, torn = whole(files(folder)[0])
     assert not torn
-    read = [(f.first, list(probabilities(f)), f.body, f.route, f.at) for f in found]
+    read = [(f.first, list(probabilities([f])), f.body, f.route, f.at) for f in found]
     assert read == [one[:5] for one in asked]
     assert journal.written == sum(len(one[1]) for one in asked)
     assert journal.pending_bytes == journal.lost == 0

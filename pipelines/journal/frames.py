@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import functools
 import os
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ SUFFIX = ".journal"
 SHADOW = "shadow"
 """The route whose answers only the log sees."""
 _HEAD = struct.Struct("<II")
+_DAY = 86_400
 
 
 class Torn(Exception):
@@ -70,7 +72,7 @@ class PredictionId(NamedTuple):
 
 def id_prefix(task: str, version: str, at: float, worker: str) -> str:
     """All of an id but its counter; at: unix time of the answer."""
-    return f"{task}-{version}-{day_of(at).replace('-', '')}-{worker}-"
+    return f"{task}-{version}-{_day(int(at // _DAY)).replace('-', '')}-{worker}-"
 
 
 def parse_id(prediction: str) -> PredictionId | None:
@@ -94,7 +96,14 @@ def parse_id(prediction: str) -> PredictionId | None:
 
 
 def day_of(at: float) -> str:
-    return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
+    """2013-04-01, UTC; at: unix time."""
+    return _day(int(at // _DAY))
+
+
+@functools.lru_cache(maxsize=256)
+def _day(number: int) -> str:
+    """Asked three times a frame, for the same day nearly always."""
+    return dt.datetime.fromtimestamp(number * _DAY, dt.UTC).date().isoformat()
 
 
 @contextlib.contextmanager
@@ -134,11 +143,12 @@ def frames(path: Path) -> Iterator[Frame]:
         at = start + length
 
 
-def probabilities(frame: Frame) -> array[float]:
-    """(rows,) float32."""
+def probabilities(some: Iterable[Frame]) -> array[float]:
+    """(rows of all,) float32."""
     found: array[float] = array("f")
-    if isinstance(frame.probabilities, bytes):
-        found.frombytes(frame.probabilities)
-    else:
-        found.extend(frame.probabilities)
+    for frame in some:
+        if isinstance(frame.probabilities, bytes):
+            found.frombytes(frame.probabilities)
+        else:
+            found.extend(frame.probabilities)
     return found

@@ -7,14 +7,16 @@ is left out because its body reads differently under today's contract. Such a va
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import io
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from pipelines.contract import Contract
 from pipelines.journal import Hidden
@@ -46,11 +48,31 @@ class Asked(NamedTuple):
     rows: int
 
 
-class _Body(msgspec.Struct):
-    rows: list[dict[str, Any]]
+Cells = tuple[Any, ...]
 
 
-_decode = msgspec.json.Decoder(_Body).decode
+@functools.lru_cache(maxsize=8)
+def _reader(names: tuple[str, ...]) -> Callable[[bytes], list[Cells]]:
+    """Body -> each row's values under these names, None where there is none.
+
+    A type of its own reads in half the time of a dict; one cannot be made of names that JSON must
+    escape.
+    """
+    fields = [(f"f{i}", Any, None) for i in range(len(names))]
+    try:
+        row = msgspec.defstruct(
+            "Row", fields, rename=dict(zip((f[0] for f in fields), names, strict=True)), gc=False
+        )
+    except ValueError:
+        by_name: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            msgspec.defstruct("Body", [("rows", list[dict[str, Any]])])
+        )
+        return lambda body: [
+            tuple(one.get(name) for name in names) for one in by_name.decode(body).rows
+        ]
+    body: Any = msgspec.defstruct("Body", [("rows", list[row])])  # type: ignore[valid-type]
+    typed: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
+    return lambda body: [astuple(one) for one in typed.decode(body).rows]
 
 
 def asked_columns(contract: Contract) -> tuple[str, ...]:
@@ -96,31 +118,29 @@ def read(bodies: Iterable[Asked], contract: Contract, *, hashed: bool) -> pa.Tab
     pieces = [wanted.empty_table()]
     for same, some in itertools.groupby(bodies, lambda body: body.media == JSON):
         if same:
-            rows = [row for body in some for row in _json_rows(body)]
-            columns = [_column([r.get(n) for r in rows], t) for n, t in _pairs(names, wanted)]
+            rows = [row for body in some for row in _json_rows(body, names)]
+            turned = zip(zip(*rows, strict=True), wanted.types, strict=True)
+            columns = [_column(values, kind) for values, kind in turned]
             pieces.append(pa.Table.from_arrays(columns, schema=wanted))
         else:
             pieces += [_bulk(body, names, wanted) for body in some]
     return pa.concat_tables(pieces)
 
 
-def _pairs(names: tuple[str, ...], wanted: pa.Schema) -> Iterable[tuple[str, pa.DataType]]:
-    return zip(names, wanted.types, strict=True)
-
-
-def _json_rows(asked: Asked) -> list[dict[str, Any]]:
+def _json_rows(asked: Asked, names: tuple[str, ...]) -> list[Cells]:
+    nothing = [(None,) * len(names)] * asked.rows
     try:
-        found = _decode(asked.body).rows
+        found = _reader(names)(asked.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("the rows of %d answers cannot be read and stay empty: %s", asked.rows, error)
-        return [{}] * asked.rows
+        return nothing
     if len(found) != asked.rows:
         log.warning("a body has %d rows for %d answers; they stay empty", len(found), asked.rows)
-        return [{}] * asked.rows
+        return nothing
     return found
 
 
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """All at once; one by one only where that fails."""
     import pyarrow as pa
 

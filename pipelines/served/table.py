@@ -59,12 +59,12 @@ def some_columns(
 def _without_bodies(frames: Sequence[Frame], worker: str, contract: Contract) -> dict[str, Any]:
     """The answers' own columns, but `row`: no body is read."""
     rows = [f.rows for f in frames]
-    probability = np.concatenate([np.array(probabilities(f), np.float32) for f in frames])
+    probability = np.array(probabilities(frames), np.float32)
     threshold = np.repeat([f.threshold for f in frames], rows)
     return {
         "id": [name for f in frames for name in ids(f, worker, contract.task)],
-        "version": np.repeat([f.version for f in frames], rows),
-        "route": np.repeat([f.route for f in frames], rows),
+        "version": [f.version for f in frames for _ in range(f.rows)],
+        "route": [f.route for f in frames for _ in range(f.rows)],
         "at": np.repeat([round(f.at * 1e6) for f in frames], rows).astype("datetime64[us]"),
         "latency_ms": np.repeat([f.latency * 1e3 for f in frames], rows),
         "threshold": threshold,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,9 @@ from pipelines.service import wanted
 
 log = logging.getLogger(__name__)
 
+BEHIND = 10
+"""Niceness of the upkeep, of 19."""
+
 
 class Upkeep:
     def __init__(self, at: Paths, contract: Contract, settings: Log) -> None:
@@ -29,6 +34,9 @@ class Upkeep:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. Not at once: at the start the models have the processor."""
+        # Of this thread alone (Linux): answers, and the next version of the model, come first.
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not stop.wait(self.settings.rotate_seconds):
             self.once(dt.datetime.now(dt.UTC).date())
 
