@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pipelines
 from pipelines.journal import Journal, JournalFull
 from pipelines.lock import alive
 from pipelines.project import Project
@@ -25,6 +26,7 @@ from pipelines.wire.read import Wire
 
 log = logging.getLogger(__name__)
 
+CODE = Path(pipelines.__file__).parent.parent
 SLOW_BEAT = 2.0
 """Seconds between two looks at the keeper and at what changes rarely."""
 
@@ -126,10 +128,12 @@ class Worker:
             return
         if not _free(self.project.at.service / "keeper.lock"):
             return
+        # The same code as here, whatever lies in the folder: a bento is served from anywhere.
+        path = [str(CODE), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.service.keeper", self.project.name,
+            [sys.executable, "-P", "-m", "pipelines.service.keeper", self.project.name,
              "--parent", str(self.parent)],
-            cwd=self.project.at.root,
+            cwd=self.project.at.root, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,14 +45,11 @@ def environment(src: Path, now: Mapping[str, str]) -> dict[str, str]:
     defaults = {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1"}
     if not now.get("MLFLOW_TRACKING_URI"):
         defaults["PERENNIAL_REGISTRY"] = "off"
-    # The keeper is a process of its own, started by module name.
-    path = dict.fromkeys([str(src), *now.get("PYTHONPATH", "").split(os.pathsep)])
     return {k: v for k, v in defaults.items() if k not in now} | {
         "PERENNIAL_TASK": facts["task"],
         "PERENNIAL_MODEL": str(src / MODEL),
         "PERENNIAL_MODEL_VERSION": facts["model_version"],
         "PERENNIAL_ROOT": str(_root(src, facts["task"], now)),
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
     }
 
 
