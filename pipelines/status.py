@@ -11,6 +11,7 @@ from pipelines.lock import holder
 from pipelines.loop import next_period, ticks
 from pipelines.project import Project, open_project
 from pipelines.served import answers
+from pipelines.sources.base import open_source
 
 
 def status() -> list[dict[str, Any]]:
@@ -34,8 +35,18 @@ def _task(project: Project) -> dict[str, Any]:
         "prediction": _shown(project, last.period) if last else None,
         "served": answers.count(at),
         "held_by": holder(at.lock),
-        "next": f"perennial tick {project.name} --batch {next_period(project)}",
+        "next": _next(project),
     }
+
+
+def _next(project: Project) -> str:
+    """The command for the next batch; why there is none, when the source has none yet."""
+    period = next_period(project)
+    offered = open_source(project.task, project.contract, project.at.root).periods()
+    if period in offered:
+        return f"perennial tick {project.name} --batch {period}"
+    last = offered[-1] if offered else "none"
+    return f"nothing is due: the source's last batch is {last}; {period} is awaited"
 
 
 def some_prediction(project: Project, period: str) -> str:

@@ -39,6 +39,7 @@ def bento(task: str, version: str | None, tag: str | None) -> None:
     click.echo(
         f"{name}: model version {version}, {'built before' if made_it.before else 'built'}\n"
         f"  serve it:   bentoml serve {name}\n"
+        f"  its log:    in $PERENNIAL_STATE, else in {{BENTOML_HOME, ~/bentoml}}/perennial/{task}\n"
         f"  take it:    bentoml export {name} .\n"
         f"  an image:   docker build -t {name} -f {made_it.path}/env/docker/Dockerfile {made_it.path}\n"
         f"  by hand:    cd {staged.folder} && bentoml build"

@@ -44,7 +44,9 @@ def serve(task: str, host: str, port: int, workers: int | None) -> None:
     if workers:
         os.environ["PERENNIAL_WORKERS"] = str(workers)
     click.echo(
-        f"{task} answers on http://{host}:{port} (a page for people; Ctrl+C stops it)", err=True
+        f"starting {task} on http://{host}:{port} (a page for people; Ctrl+C stops it); "
+        f"ready when this answers: curl -f http://{host}:{port}/readyz",
+        err=True,
     )
     sys.stderr.flush()
     command = [

@@ -58,8 +58,16 @@ def rollback(task: str, as_json: bool) -> None:
     from pipelines.stages import promote as stage
 
     p = open_project(task)
-    now = stage.rollback(p.name, p.at, Registry(p.at))
-    say({"champion": now}, as_json, f"champion of {task} is again version {now}")
+    registry = Registry(p.at)
+    before = registry.alias("champion")
+    now = stage.rollback(p.name, p.at, registry)
+    text = f"champion of {task} is again version {now}"
+    if now == before:
+        text = (
+            f"nothing was changed: version {now} is the previous champion, and it answers already. "
+            f"Another one: perennial promote {task} --version <version> --force"
+        )
+    say({"champion": now, "changed": now != before}, as_json, text)
 
 
 @click.command(epilog=example("perennial score flights --batch 2013-04"))

@@ -6,6 +6,7 @@ is missed, and one that is seen in both is told by its id.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from bisect import bisect_left
 from collections.abc import Collection
@@ -103,8 +104,12 @@ def find(at: Paths, contract: Contract, prediction: str) -> dict[str, Any] | Non
 
 
 def count(at: Paths) -> int:
-    """Answers in closed journals, shadows among them, from the files' footers."""
-    return sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
+    """Answers on record, shadows among them: from the files' footers, and the journals' frames."""
+    held = 0
+    for path in at.journals.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # it is a Parquet file by now
+            held += sum(frame.rows for frame in whole(path)[0])
+    return held + sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
 
 
 def _of_files(at: Paths, contract: Contract, wanted: Wanted) -> list[pa.Table]:

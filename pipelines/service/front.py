@@ -38,6 +38,8 @@ JSON = b"application/json"
 ARROW = b"application/vnd.apache.arrow.stream"
 TABLES: dict[bytes, Media] = {ARROW: "arrow", b"application/vnd.apache.parquet": "parquet"}
 """Content type of a bulk request -> what it is called here and in the log."""
+PATIENT_FOR = 4
+"""Bodies up to so many times the limit are read to their end before they are refused."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
 RETRY = ((b"retry-after", b"1"),)
@@ -92,7 +94,10 @@ class Front:
             return await self._refuse(send, Problem("too-many-requests", said), RETRY)
         self.busy += 1
         try:
-            media, key = self._head(scope["headers"])
+            media, key, length = self._head(scope["headers"])
+            if length > self.max_bytes:
+                await self._let_pass(length, receive)
+                raise self._too_large(length)
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body") or message["type"] != "http.request":
@@ -129,18 +134,18 @@ class Front:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": payload})
 
-    def _head(self, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-        """Content type and routing key; raises Refused by what the headers say of the body."""
+    def _head(self, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int]:
+        """Content type, routing key and length; raises Refused for another content type."""
         media = key = b""
+        length = 0
         for name, value in headers:
             if name == b"content-type":
                 media = value
             elif name == b"content-length":
-                if int(value) > self.max_bytes:
-                    raise self._too_large(int(value))
+                length = int(value)
             elif name == b"x-route-key":
                 key = value
-        return (media if media == JSON else _plain(media)), key
+        return (media if media == JSON else _plain(media)), key, length
 
     async def _rest(
         self, message: MutableMapping[str, Any], body: bytes, receive: Receive
@@ -156,6 +161,15 @@ class Front:
         if message["type"] != "http.request":
             raise Gone
         return b"".join(pieces)
+
+    async def _let_pass(self, length: int, receive: Receive) -> None:
+        """Read what is refused anyway, when it is not much more: a client that is still sending when
+        the connection closes hears of a reset, and not why."""
+        if length > PATIENT_FOR * self.max_bytes:
+            return
+        message = await receive()
+        while message["type"] == "http.request" and message.get("more_body"):
+            message = await receive()
 
     def _too_large(self, size: int) -> Refused:
         said = f"the body has {size} bytes or more; at most {self.max_bytes} are taken. Send fewer rows"

@@ -22,7 +22,7 @@ from pipelines.served import labels
 from pipelines.service import webhook
 from pipelines.service.pages import openapi, page, reference
 from pipelines.service.worker import Worker
-from pipelines.wire.problem import Problem, Refused
+from pipelines.wire.problem import Mistake, Problem, Refused
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,22 @@ def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
     )
 
 
+LABELS_ALLOWED = {
+    "label": "0 or 1",
+    "id": f"the prediction id of an answer, 1 to {openapi.LONGEST_ID} characters",
+    "labels": f"1 to {openapi.MOST_LABELS:,} objects with id and label",
+}
+
+
+def wrong_labels(said: str) -> Problem:
+    """said: msgspec's words, e.g. Expected `int` <= 1 - at `$.labels[0].label`."""
+    what, _, path = said.partition(" - at `$.")
+    field = path.rstrip("`") or "labels"
+    allowed = LABELS_ALLOWED.get(field.rpartition(".")[2], "an object with id and label, no more")
+    mistake = Mistake(field, allowed, f"{field}: {what}; allowed: {allowed}")
+    return Problem("invalid-labels", mistake.message, (mistake,))
+
+
 class Routes:
     def __init__(self, project: Project, worker: Worker) -> None:
         self.project, self.worker = project, worker
@@ -88,7 +104,7 @@ class Routes:
         try:
             given = self.labels_decoder.decode(await self._body(request))
         except msgspec.ValidationError as error:
-            raise Refused(Problem("invalid-labels", str(error))) from None
+            raise Refused(wrong_labels(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Problem("unreadable", f"the body is no JSON: {error}")) from None
         pairs = [(item.id, int(item.label)) for item in given.labels]

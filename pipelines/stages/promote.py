@@ -225,8 +225,8 @@ def _permitted(name: str, at: Paths, registry: Registry, version: str) -> tuple[
     if said != "promote":
         why = f"was held: {tags.get('verdict_reason', '')}" if said else "was never judged"
         raise RegistryError(
-            f"{name} version {version} {why}. Judge it with: perennial gate {name}, or promote it "
-            f"all the same with: perennial promote {name} --version {version} --force"
+            f"{name} version {version} {why}. Promote it all the same "
+            f"with: perennial promote {name} --version {version} --force"
         )
     return tags.get("verdict_champion") or None, f"verdict: {tags.get('verdict_reason', '')}"
 

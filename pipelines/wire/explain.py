@@ -20,6 +20,8 @@ from pipelines.wire.schema import Shape, exceeds
 
 MOST_COUNTED = 1_000
 """Mistakes after which the count ends: a wrong file of 10,000 rows is not walked to its end."""
+GZIP = b"\x1f\x8b"
+WRAPPED = 'the rows in a list: {"rows": [{...}]}'
 _DIGITS = 400
 """Whole numbers of more digits are infinite as floats; Python reads none above 4,300 digits."""
 
@@ -30,13 +32,21 @@ def refusal(shape: Shape, body: bytes) -> Refused:
         content = _untyped(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        return problem.refused("unreadable", f"The body is not JSON in UTF-8: {why}.")
+        return problem.refused("unreadable", f"The body is not JSON in UTF-8: {why}.{_hint(body)}")
     mistakes = list(islice(mistakes_in(shape, content), MOST_COUNTED))
     if not mistakes:
         # A name given twice: only the last value is left here, the fast way has seen each.
         rule = "each field once"
         mistakes = [Mistake("rows", rule, f"a field is given twice, once wrong; allowed: {rule}")]
     return problem.refused_rows(mistakes)
+
+
+def _hint(body: bytes) -> str:
+    if body.startswith(GZIP):
+        return " It is compressed, which is not taken: send it as it is."
+    if b"NaN" in body or b"Infinity" in body:
+        return " NaN and Infinity are no JSON: send null where a value is missing."
+    return ""
 
 
 def _untyped(body: bytes) -> Any:
@@ -57,6 +67,10 @@ def mistakes_in(shape: Shape, content: object) -> Iterator[Mistake]:
     """content: a request as JSON gives it, without types. Nothing comes where all is allowed."""
     if not isinstance(content, dict):
         yield problem.wrong("the request", content, 'an object {"rows": [...]}')
+        return
+    if "rows" not in content and content.keys() & shape.by_name.keys():
+        # One mistake, not one for each field of the row.
+        yield Mistake("rows", WRAPPED, f"this is a row alone; send {WRAPPED}")
         return
     yield from (
         _unknown(name, value, ["rows"]) for name, value in content.items() if name != "rows"

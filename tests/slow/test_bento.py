@@ -104,8 +104,13 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def served(made: Made, venv: Path, state: Path, **environment: str) -> Iterator[Running]:
-    """`bentoml serve`, as the image's entry point does, with no other setting than these."""
+def served(
+    made: Made, venv: Path, state: Path, inside: Path | None = None, **environment: str
+) -> Iterator[Running]:
+    """`bentoml serve`, as the image's entry point does, with no other setting than these.
+
+    inside: the working folder, when it is not `state`.
+    """
     state.mkdir(exist_ok=True)
     port = free_port()
     env = {
@@ -116,7 +121,7 @@ def served(made: Made, venv: Path, state: Path, **environment: str) -> Iterator[
     log = state / "service.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [str(venv / "bin" / command[0]), *command[1:]], cwd=state, env=env | environment,
+            [str(venv / "bin" / command[0]), *command[1:]], cwd=inside or state, env=env | environment,
             stdout=out, stderr=out,
         )  # fmt: skip
     at = Paths(state / "state", "pumps")
@@ -153,6 +158,14 @@ def answers_as(running: Running, folder: Path, version: str) -> None:
     assert answered.headers["x-model-version"] == version
     given = [p["probability"] for p in answered.json()["predictions"]]
     assert given == pytest.approx(expected, abs=1e-6)
+
+
+def test_it_is_served_from_a_folder_that_holds_other_code(made: Made, venv: Path, tmp_path: Path):
+    """As one who has just built it does: in the project, whose own package has the same name."""
+    (tmp_path / "clone" / "pipelines").mkdir(parents=True)
+    (tmp_path / "clone" / "pipelines" / "__init__.py").write_text("raise ImportError('not this')")
+    with served(made, venv, tmp_path / "s", inside=tmp_path / "clone") as running:
+        answers_as(running, Registry(made.at).fetch("1"), "1")
 
 
 def test_it_answers_with_its_own_model_with_no_registry_in_reach_killed_and_started_again(

@@ -183,6 +183,8 @@ def test_answers_are_on_record_and_labels_join_them(running: Running) -> None:
     again = label((ids[0], 1), (ids[0], 0), (ids[1], 0)).json()
     assert (again["accepted"], again["repeated"], again["conflicting"]) == (1, 1, 1)
     wrong = label((ids[0], 2))
+    assert wrong.json()["errors"][0]["field"] == "labels[0].label"
+    assert wrong.json()["errors"][0]["allowed"] == "0 or 1"
     assert (wrong.status_code, wrong.json()["type"]) == (422, "/problems/invalid-labels")
 
 
