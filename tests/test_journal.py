@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -411,3 +412,53 @@ def test_the_kernels_own_refusal_in_the_middle_of_a_write_leaves_whole_frames(tm
     found, torn = whole(path)
     assert not torn
     assert sum(f.rows for f in found) == int(said.split()[-1])
+
+
+def test_a_write_in_another_thread_and_the_end_lose_nothing(tmp_path: Path) -> None:
+    """The service writes in a thread; what is added meanwhile, and closing, must wait their turn."""
+    journal = Journal(tmp_path / "journals", "shop", Log())
+    writing, go_on = threading.Event(), threading.Event()
+    write = journal._write
+
+    def slow(data: bytes) -> None:
+        writing.set()
+        go_on.wait(10)
+        write(data)
+
+    def add(first: int) -> None:
+        journal.add(
+            first=first, rows=1, version="4", route="champion", at=1e9, latency=0.001,
+            threshold=0.5, media="json", probabilities=[0.25], body=b"{}",
+        )  # fmt: skip
+
+    add(0)
+    taken = journal.take()
+    assert taken is not None
+    journal._write = slow  # type: ignore[method-assign]
+    thread = threading.Thread(target=journal.put, args=(taken,))
+    thread.start()
+    writing.wait(10)
+    add(1)
+    closing = threading.Thread(target=journal.close)
+    closing.start()
+    go_on.set()
+    thread.join(10)
+    closing.join(10)
+    (path,) = (tmp_path / "journals").iterdir()
+    assert [f.first for f in frames(path)] == [0, 1]
+    assert (journal.written, journal.lost, journal.pending_bytes) == (2, 0, 0)
+
+
+def test_what_a_full_disk_refused_in_a_thread_is_kept_in_its_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journals", "shop", Log())
+    told = {"rows": 1, "version": "4", "route": "champion", "at": 1e9, "latency": 0.001}
+    told |= {"threshold": 0.5, "media": "json", "probabilities": [0.25], "body": b"{}"}
+    journal.add(first=0, **told)
+    taken = journal.take()
+    assert taken is not None
+    journal.add(first=1, **told)
+    journal.refused(taken, OSError(28, "No space left on device"))
+    journal.close()
+    (path,) = (tmp_path / "journals").iterdir()
+    assert [f.first for f in frames(path)] == [0, 1]
+    assert journal.lost == 0

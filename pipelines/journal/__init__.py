@@ -15,6 +15,7 @@ import fcntl
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -40,8 +41,16 @@ class Hidden(NamedTuple):
     """Row keys, where a personal column is part of them and they cannot be made from the body."""
 
 
+class Taken(NamedTuple):
+    """Frames that are on their way to the file."""
+
+    data: bytes
+    rows: int
+
+
 class Journal:
-    """Not thread-safe: a worker's event loop is its only user.
+    """A worker's event loop is its only user; only `put` may run in another thread, so that a disk
+    that takes its time keeps nobody waiting.
 
     `pending_bytes` wait in memory; `written` and `lost` count rows. When the disk refuses, durable
     mode raises, so that no answer leaves without its record; buffered mode keeps what waits until
@@ -59,6 +68,7 @@ class Journal:
         self._folder, self._task, self._settings, self._hidden = folder, task, log, hidden
         self._pending: list[bytes] = []
         self._rows = 0
+        self._writing = threading.Lock()
         self._fd: int | None = None
         self._sequence = self._size = 0
         self._began = 0.0
@@ -96,15 +106,27 @@ class Journal:
 
     def commit(self) -> None:
         """Hand all that was added to the system, whole or not at all. Raises JournalFull (durable)."""
-        if not self._pending:
+        taken = self.take()
+        if taken is None:
             return
         try:
-            self._write(b"".join(self._pending))
+            self.put(taken)
         except OSError as error:
-            self._refused(error)
-            return
-        self.written += self._rows
+            self.refused(taken, error)
+
+    def take(self) -> Taken | None:
+        """All that was added, for `put`, and for `refused` when that raises OSError."""
+        if not self._pending:
+            return None
+        taken = Taken(b"".join(self._pending), self._rows)
         self._forget()
+        return taken
+
+    def put(self, taken: Taken) -> None:
+        """Hand it to the system, whole or not at all. Raises OSError."""
+        with self._writing:
+            self._write(taken.data)
+            self.written += taken.rows
 
     def rotate_if_due(self, now: float) -> None:
         """Close the file when it is old or large enough, and at midnight UTC; now: unix time.
@@ -126,7 +148,8 @@ class Journal:
         try:
             self.commit()
         finally:
-            self._let_go()
+            with self._writing:  # a `put` in another thread ends first
+                self._let_go()
 
     def _write(self, data: bytes) -> None:
         fd = self._open() if self._fd is None else self._fd
@@ -142,13 +165,16 @@ class Journal:
             raise
         self._size += len(data)
 
-    def _refused(self, error: OSError) -> None:
+    def refused(self, taken: Taken, error: OSError) -> None:
+        """After a `put` that raised. Raises JournalFull (durable)."""
         if self._settings.mode == "durable":
-            self._forget()
             raise JournalFull(
                 f"{self._folder} cannot be written: {error.strerror}. "
                 f"Make room on that disk: {self._task} answers again as soon as there is some"
             ) from error
+        self._pending.insert(0, taken.data)
+        self.pending_bytes += len(taken.data)
+        self._rows += taken.rows
         if self.pending_bytes > self._settings.buffer_mb * 1e6:
             log.error(
                 "%d answers of %s are lost to the log: %s cannot be written: %s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import gc
 import logging
@@ -45,34 +46,32 @@ class Worker:
         shared = project.at.service / f"spread-{os.getppid()}"
         self.spread = Spread(shared, index, workers)
         self.parent = os.getppid()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._ended = False
         self._keeper: subprocess.Popen[bytes] | None = None
         self._full = False
         self._slow_next = 0.0
 
     async def start(self) -> None:
         self._guard_keeper()
-        self._tasks = [
-            asyncio.create_task(self.live.follow(), name="follow"),
-            asyncio.create_task(self._beat(), name="beat"),
-        ]
+        self._follows = asyncio.create_task(self.live.follow(), name="follow")
+        self._beats = asyncio.create_task(self._beat(), name="beat")
         settle_garbage()
 
     async def stop(self) -> None:
         """After the last request: what is still in memory is written."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._commit()
+        # The beat ends by itself: cancelled, it could lose what it had taken and not yet written.
+        self._ended = True
+        self._follows.cancel()
+        await asyncio.gather(self._beats, self._follows, return_exceptions=True)
         self.journal.close()
         self._flush_meters()
 
     async def _beat(self) -> None:
         every = self.serve.log.flush_ms / 1000
-        while True:
+        while not self._ended:
             await asyncio.sleep(every)
             try:
-                self._commit()
+                await self._commit()
                 self.journal.rotate_if_due(time.time())
                 self._flush_meters()
                 self.spread.beat()
@@ -84,13 +83,19 @@ class Worker:
             except Exception:  # a beat that fails is told, and the next one comes all the same
                 log.exception("beat failed")
 
-    def _commit(self) -> None:
+    async def _commit(self) -> None:
+        """In a thread: a disk that takes its time must not keep requests waiting."""
+        taken = self.journal.take()
+        if taken is None:
+            return
         try:
-            self.journal.commit()
-        except JournalFull as error:
+            await asyncio.to_thread(self.journal.put, taken)
+        except OSError as error:
             if not self._full:
                 log.error("answers cannot be logged", extra={"error": str(error)})
             self._full = True
+            with contextlib.suppress(JournalFull):  # durable: who asked was told already
+                self.journal.refused(taken, error)
             return
         if self._full:
             log.warning("answers are logged again", extra={"lost_rows": self.journal.lost})
