@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from pipelines.service.spread import EVERY, SILENT, Spread
@@ -12,7 +13,10 @@ def clients(n: int) -> set[tuple[str, int]]:
 
 
 def sent_away(worker: Spread) -> int:
-    return sum(worker.sends_away() for _ in range(100))
+    async def answers() -> int:
+        return sum(worker.sends_away() for _ in range(100))
+
+    return asyncio.run(answers())
 
 
 def test_all_clients_on_one_worker_half_are_sent_away(tmp_path: Path) -> None:
@@ -50,7 +54,6 @@ def test_what_was_not_sent_away_is_counted_anew_at_the_next_beat(tmp_path: Path)
     two.beat(100.0)
     one.seen |= clients(8)
     one.beat(100.0)
-    one.sends_away()
     two.seen |= clients(4)
     two.beat(100.0 + 2 * EVERY)
     one.seen |= clients(4)

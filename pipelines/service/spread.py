@@ -8,6 +8,7 @@ how many clients it has, and one that has more than its part answers the surplus
 
 from __future__ import annotations
 
+import asyncio
 import math
 import mmap
 import os
@@ -19,6 +20,8 @@ SLOT = struct.Struct("<dd")
 """When the worker last spoke (Unix time), and how many clients it had."""
 SLOTS = 64
 EVERY = 0.5
+SOON, AWAY = 0.0003, 0.003
+"""Seconds after an answer that its connection is closed, and that the next ones are left to others."""
 SILENT = 3.0
 """Seconds after which a worker counts as gone."""
 
@@ -58,7 +61,10 @@ class Spread:
 
     def sends_away(self) -> bool:
         """Shall this answer end its connection? At most `surplus` times until the next beat."""
-        if self.surplus:
-            self.surplus -= 1
-            return True
-        return False
+        if not self.surplus:
+            return False
+        self.surplus -= 1
+        # The client comes again at once, and a busy worker is often there before one that sleeps: so
+        # this one looks away for the moment that it takes.
+        asyncio.get_running_loop().call_later(SOON, time.sleep, AWAY)
+        return True
