@@ -31,7 +31,7 @@ test: setup ## the fast tests: no network, no servers
 	@$(BIN)/python -m pytest
 
 test-all: setup ## all tests, with the real tools
-	@$(BIN)/python -m pytest -m "slow or not slow" --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: setup ## style, types, import rules
 	@$(BIN)/ruff check .
