@@ -52,7 +52,7 @@ class Serve(Settings):
     """Largest body of one request."""
     concurrency: PositiveInt = 512
     """Requests in one worker at the same time; one more is answered 429."""
-    poll_seconds: float = Field(default=0.5, gt=0, le=30)
+    poll_seconds: float = Field(default=0.5, gt=0, le=600)
     """Time between two looks at the registry's aliases."""
     stale_alarm_days: PositiveFloat = 45.0
     """Days without an alarm file from the monitor after which `/metrics` says it has gone quiet."""

@@ -127,7 +127,7 @@ class Running:
     def workers(self) -> list[int]:
         """Process ids of those that answer."""
         listed = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]

@@ -167,7 +167,7 @@ def test_status_fits_one_screen_and_names_the_next_command(shop):
     text = status.as_text(status.status())
     assert len(text.splitlines()) <= 24
     assert f"champion = version {Registry(shop.at).alias('champion')}" in text
-    assert "perennial tick orders --batch 2024-W12" in text
+    assert "2024-W12 is awaited" in text
 
 
 def test_a_broken_batch_stops_the_tick_and_the_champion_stays(shop, tmp_path, monkeypatch):
