@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,21 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
+from pipelines.adapters import mlflow_home
+
 # A busy machine is no failure of a property.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_registry_of_another_test() -> Iterator[None]:
+    """Whoever reaches MLflow in this process leaves the store's address in the environment."""
+    os.environ.pop(mlflow_home.VARIABLE, None)
+    yield
+    os.environ.pop(mlflow_home.VARIABLE, None)
 
 
 @pytest.fixture

@@ -72,7 +72,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """Version 1 is champion and in the bento; version 2 is not."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("PERENNIAL_ROOT", raising=False)
         # A copy, because who edits the code meanwhile makes another bento.
         shutil.copytree(REPOSITORY / "pipelines", root / "repository" / "pipelines")
@@ -171,7 +170,7 @@ def test_it_is_served_from_a_folder_that_holds_other_code(made: Made, venv: Path
 def test_it_answers_with_its_own_model_with_no_registry_in_reach_killed_and_started_again(
     made: Made, venv: Path, tmp_path: Path
 ):
-    before = delivery.digest_of_files(made.path)
+    before = digest_uncompiled(made.path)
     alone = {"MLFLOW_TRACKING_URI": NOWHERE, "PERENNIAL_REGISTRY": "off"}
     model = Registry(made.at).fetch("1")
     with served(made, venv, tmp_path / "s", **alone) as running:
@@ -190,10 +189,14 @@ def test_it_answers_with_its_own_model_with_no_registry_in_reach_killed_and_star
         assert running.stop() == 0
     logged = [p for p in running.at.served.rglob("*") if p.is_file() and p.stat().st_size]
     assert logged, "answers are in the state folder"
-    # Compiled files are no change of what serves.
-    for cache in made.path.rglob("__pycache__"):
+    assert digest_uncompiled(made.path) == before
+
+
+def digest_uncompiled(folder: Path) -> str:
+    """Python's compiled files are no change of what serves."""
+    for cache in list(folder.rglob("__pycache__")):
         shutil.rmtree(cache)
-    assert delivery.digest_of_files(made.path) == before
+    return delivery.digest_of_files(folder)
 
 
 def test_a_registry_that_is_away_is_waited_for_and_then_followed(
