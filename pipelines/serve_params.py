@@ -16,7 +16,8 @@ class Log(Settings):
     """durable: an answer leaves only after its record was handed to the system, so `kill -9` loses
     none. buffered: within `flush_ms` after it, and `kill -9` loses those."""
     flush_ms: PositiveInt = 50
-    """buffered only: longest time an answer's record waits in memory."""
+    """Time between two beats of a worker, at which records that wait in memory are written, and
+    counts reach `/metrics`. buffered: about the longest time that an answer's record waits."""
     buffer_mb: PositiveFloat = 8.0
     """buffered only: most records that wait in memory; more are written at once, in the request's
     own time, so memory stays bounded and clients are slowed instead."""
@@ -54,7 +55,5 @@ class Serve(Settings):
     """Requests in one worker at the same time; one more is answered 429."""
     poll_seconds: float = Field(default=0.5, gt=0, le=600)
     """Time between two looks at the registry's aliases."""
-    stale_alarm_days: PositiveFloat = 45.0
-    """Days without an alarm file from the monitor after which `/metrics` says it has gone quiet."""
     challenger: Challenger = Challenger()
     log: Log = Log()

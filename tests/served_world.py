@@ -17,7 +17,8 @@ from pipelines.journal import Journal
 from pipelines.journal.frames import id_prefix
 from pipelines.paths import Paths
 from pipelines.serve_params import Log
-from pipelines.served.bodies import asked_columns, hider
+from pipelines.served.bodies import asked_columns
+from pipelines.served.hidden import hider
 from tests.fakes import PUMPS
 
 NOON = 1_709_553_600.0

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import pytest
+import yaml
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import loop
+from pipelines.adapters.service import Service
+from pipelines.commands.loop import tick
 from pipelines.errors import ParamsError
+from pipelines.serve_params import Serve
 from pipelines.service.access import Access, given_key, key_from_environment, must_have_key
+from pipelines.service.front import Front
 
 KEY = b"0123456789abcdef0123"
 HERE, THERE = ("127.0.0.1", 5), ("10.1.2.3", 5)
@@ -100,3 +112,89 @@ def test_a_short_key_and_a_missing_file_are_refused(
     monkeypatch.setenv("PERENNIAL_API_KEY_FILE", str(tmp_path / "none"))
     with pytest.raises(ParamsError, match="which is no file"):
         key_from_environment()
+
+
+# at the door
+class Meters:
+    def __init__(self) -> None:
+        self.refused: list[tuple[int, str]] = []
+
+    def refuse(self, status: int, kind: str) -> None:
+        self.refused.append((status, kind))
+
+
+def asked(path: str, key: bytes | None = None, method: str = "POST") -> tuple[int, Meters]:
+    """Status of a closed service's answer (204: it was let in), and what was counted."""
+
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    nothing: Any = None
+    meters: Any = Meters()
+    front = Front(inside, inside, nothing, Access(KEY), meters, nothing, Serve(), None)
+    headers = [(b"x-api-key", key)] if key else []
+    scope = {
+        "type": "http", "path": path, "method": method, "headers": headers, "client": THERE,
+    }  # fmt: skip
+    asyncio.run(front(scope, nothing, send))
+    return told[0]["status"], meters
+
+
+def test_mlflow_which_cannot_send_a_key_reaches_the_webhook_and_nothing_else() -> None:
+    assert asked("/hooks/mlflow")[0] == 204
+    for path in ("/labels", "/predict", "/model", "/metrics", "/hooks/mlflow/", "/hooks"):
+        assert asked(path)[0] == 401, path
+
+
+def test_who_is_turned_away_is_counted_where_predictions_are_asked_for_and_only_there() -> None:
+    assert asked("/predict")[1].refused == [(401, "unauthorized")]
+    for path in ("/", "/labels", "/model", "/nothing"):
+        assert asked(path)[1].refused == [], path
+
+
+# the loop, which asks a service as anyone else
+def test_the_loop_asks_with_the_key_of_the_file_and_no_more_rows_than_are_taken(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Service] = []
+
+    def through(project: Any, last: Any, told: Any, wait: bool, service: Service) -> list[Any]:
+        found.append(service)
+        return []
+
+    monkeypatch.setattr(loop, "through", through)
+    monkeypatch.setattr(Service, "version", lambda self: "1")
+    (project_folder / "key").write_bytes(KEY + b"\n")
+    monkeypatch.setenv("PERENNIAL_API_KEY_FILE", str(project_folder / "key"))
+    params = Path("params.yaml")
+    settings = yaml.safe_load(params.read_text())
+    settings["tasks"]["flights"]["serve"] = {"max_rows": 7}
+    params.write_text(yaml.safe_dump(settings))
+    words = ["flights", "--through", "2013-02", "--service", "http://there:3000"]
+    done = CliRunner().invoke(tick, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (service,) = found
+    assert service._session.headers["authorization"] == f"Bearer {KEY.decode()}"
+    assert service.rows == 7
+
+
+def test_a_batch_is_asked_in_parts_that_the_service_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, sizes = Service("http://there:3000", rows=3), []
+
+    def answered(method: str, path: str, data: bytes, headers: Any) -> Any:
+        n = pa.ipc.open_stream(data).read_all().num_rows
+        sizes.append(n)
+        out = pa.BufferOutputStream()
+        ids = pa.table({"id": [f"{len(sizes)}-{i}" for i in range(n)]})
+        with pa.ipc.new_stream(out, ids.schema) as stream:
+            stream.write_table(ids)
+        return SimpleNamespace(content=out.getvalue().to_pybytes())
+
+    monkeypatch.setattr(service, "_ask", answered)
+    assert len(set(service.predict(pd.DataFrame({"x": range(8)})))) == 8
+    assert sizes == [3, 3, 2]

@@ -173,6 +173,23 @@ def test_another_bento_waits_for_the_end_of_the_last_replica_and_keeps_its_answe
         assert not Paths(root, "pumps").wanted.exists(), "the last one's model answers no more"
 
 
+def test_what_the_last_bento_wanted_must_go_or_the_next_does_not_start(
+    src: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = tmp_path / "state"
+    delivered.settle(src, root, "pumps").close()
+    Paths(root, "pumps").service.mkdir(parents=True)
+
+    def denied(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(path)
+
+    monkeypatch.setattr(shutil, "rmtree", denied)
+    with pytest.raises(PermissionError):
+        delivered.settle(other, root, "pumps")
+    assert (root / delivered.FACTS).read_bytes() == (src / delivered.FACTS).read_bytes()
+
+
 @pytest.mark.parametrize("writes", [0, 1, 2])
 def test_killed_while_it_takes_over_it_is_done_again(
     src: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int

@@ -12,7 +12,8 @@ import pytest
 from pipelines.journal import JournalFull
 from pipelines.serve_params import Challenger, Log, Serve
 from pipelines.service import engine as engines
-from pipelines.service.engine import Engine, Failed, Unavailable
+from pipelines.service.asked import Failed, Unavailable
+from pipelines.service.engine import Engine
 from pipelines.service.record import Answered
 
 
@@ -79,7 +80,7 @@ class World:
         self.engine = Engine("shop", *made, Serve(**serve))
         self.tripped: list[str] = []
 
-    def _trip(self, reason: str) -> None:
+    def _trip(self, model: Any, reason: str) -> None:
         self.tripped.append(reason)
         self.live.challenger = None
 
@@ -320,3 +321,23 @@ def test_a_client_that_has_gone_is_passed_over() -> None:
         return (await stays).probability[0]
 
     assert asyncio.run(asked()) == 0.5
+
+
+@pytest.mark.parametrize("breaks", ["feeds", "trip", "add"])
+def test_whatever_breaks_nobody_is_left_waiting(breaks: str) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("gone")
+
+    world = challenged("canary", max_errors=1)
+    world.live.challenger.artifact.shift = float("nan")
+    holder = {"feeds": world.engine.wire, "trip": world.live, "add": world.journal}[breaks]
+    setattr(holder, breaks, broken)
+
+    async def asked() -> list[Any]:
+        asking = [world.engine.ask([0.25], b"x", 0.0, b"k") for _ in range(3)]
+        async with asyncio.timeout(5):
+            return await asyncio.gather(*asking, return_exceptions=True)
+
+    got = asyncio.run(asked())
+    assert [type(one) for one in got] == [Failed] * 3
+    assert "FileNotFoundError: gone" in str(got[0])

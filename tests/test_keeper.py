@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from pipelines.adapters.registry import CHALLENGER, CHAMPION
 from pipelines.errors import ArtifactError, RegistryError
 from pipelines.served import Compacted
 from pipelines.service import wanted
-from pipelines.service.keeper import aliases, follower, trying, upkeep
+from pipelines.service.keeper import aliases, follower, keep, trying, upkeep
 from pipelines.service.keeper.follower import Follower
 from tests.fakes import PUMPS
 from tests.keeper_world import (
@@ -287,6 +289,42 @@ def test_an_error_of_any_kind_while_the_aliases_are_read_is_a_registry_that_is_a
     assert "KeyError" in said.registry.error
 
 
+def test_a_refused_version_calls_for_no_look_while_nothing_can_be_done_about_it(
+    registry: FakeRegistry, tmp_path: Path, clock: Clock
+):
+    """Else the keeper, whose rest is as long as `due`, would not rest at all."""
+    begun: list[Callable[[], None]] = []
+    follow = made(tmp_path, registry, clock, start=begun.append)
+    registry.failures["1"] = [RegistryError("no answer")]
+    follow.look()
+    begun.pop()()
+    follow.look()
+    assert follow.due() == 2.0
+    clock.now += 3
+    registry.down = True
+    follow.look()
+    assert (follow.due(), begun) == (math.inf, [])
+    registry.down = False
+    follow.look()
+    assert (follow.due(), len(begun)) == (math.inf, 1)  # in hand
+    begun.pop()()
+    follow.look()
+    assert (answering(wanted.read(follow.at.wanted)), follow.due()) == ("1", math.inf)
+
+
+def test_a_version_that_answers_is_not_refused_for_files_it_had_in_between(
+    follow: Follower, registry: FakeRegistry, clock: Clock
+):
+    looks(follow)
+    rightly = registry.tags("1")["artifact"]
+    registry.failures["1"] = [RegistryError("no answer")]
+    for digest in ("0" * 32, rightly):
+        registry.set_tags("1", {"artifact": digest})
+        clock.now += aliases.REST
+        said = looks(follow)
+    assert (answering(said), said.refused, follow.due()) == ("1", {}, math.inf)
+
+
 def test_a_try_that_ends_while_the_registry_is_away_waits_for_its_word(
     registry: FakeRegistry, tmp_path: Path, clock: Clock
 ):
@@ -524,7 +562,7 @@ def test_whatever_happens_what_answers_may_answer_and_in_the_end_follows_its_ali
             seen.add(registry.moved[CHAMPION])
         # Nobody ever answers that no alias named, and once somebody answers, somebody always does.
         assert champion is None or champion.version in seen
-        if wanted_before := follow._written:
+        if wanted_before := follow._publisher.written:
             assert wanted_before.champion is None or champion is not None
     registry.down = False
     full.clear()
@@ -539,6 +577,15 @@ def test_whatever_happens_what_answers_may_answer_and_in_the_end_follows_its_ali
     expected = challenger if challenger in GOOD and challenger != named else None
     assert (said.challenger.version if said.challenger else None) == expected
     assert set(said.refused) == {v for v in (named, challenger) if v in BAD}
+
+
+def test_a_service_that_ends_while_it_is_looked_at_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    def going(self: Path, *_: Any, **__: Any) -> str:
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(Path, "read_text", going)
+    assert keep._lives(os.getpid())
+    assert not keep._lives(2**22 + 1)  # above any process's number
 
 
 # Upkeep of the log ------------------------------------------------------------------------------

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,12 +27,15 @@ from pipelines import labelled, served, store
 from pipelines.errors import PipelineError, SourceError
 from pipelines.labelled import Counted
 from pipelines.paths import Paths
+from pipelines.serve_params import Log
 from pipelines.served import answers
 from pipelines.served import labels as taken
+from pipelines.service.routes import PUTS, routes
 from pipelines.stages import labels as stage
 from pipelines.stages import score
 from tests.conftest import REPOSITORY
 from tests.fakes import PUMPS, pump_model, pumps
+from tests.keeper_world import project
 from tests.served_world import NOON, Worker
 
 PERIOD = "2024-03"
@@ -334,3 +342,84 @@ def test_many_labels_in_one_post(at, worker):
     rows = pumps(5000)
     given = worker.answer(rows, at=NOON)
     assert taken.take(at, PUMPS, [(n, 1) for n in given]) == Counted(accepted=5000)
+
+
+# Over HTTP: POST /labels
+
+
+def posted(
+    root: Path, *bodies: list[tuple[str, int]], mode: str = "buffered", before: Any = None
+) -> list[httpx.Response]:
+    """All at the same time; before: called in the loop that answers them."""
+    worker: Any = MagicMock()
+    app = routes(project(root, log=Log(mode=mode)), worker)  # type: ignore[arg-type]
+
+    async def ask() -> list[httpx.Response]:
+        if before is not None:
+            before()
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://pumps") as client:
+            return await asyncio.gather(
+                *(
+                    client.post(
+                        "/labels", json={"labels": [{"id": n, "label": y} for n, y in body]}
+                    )
+                    for body in bodies
+                )
+            )
+
+    return asyncio.run(ask())
+
+
+def test_a_label_that_comes_before_its_answer_is_on_record_is_looked_for_again(
+    at, worker, monkeypatch
+):
+    known = worker.answer(pumps(2))
+    commit = worker.journal.commit
+    with monkeypatch.context() as buffered:
+        buffered.setattr(worker.journal, "commit", lambda: None)
+        late = worker.answer(pumps(2))
+
+    def later() -> None:
+        asyncio.get_running_loop().call_later(Log().flush_ms / 1000, commit)
+
+    pairs = [(known[0], 1), (late[0], 0), (late[0], 0), ("nobody's", 1)]
+    (got,) = posted(at.root, pairs, before=later)
+    assert got.json() == {"accepted": 2, "repeated": 1, "conflicting": 0, "unknown": 1}
+    assert labelled.labels(at.served_labels, [*known, *late]) == {known[0]: 1, late[0]: 0}
+    (again,) = posted(at.root, [(late[1], 1), (late[0], 1)])
+    assert again.json() == {"accepted": 1, "repeated": 0, "conflicting": 1, "unknown": 0}
+
+
+def test_in_durable_mode_an_unknown_id_is_told_at_once(at, worker, monkeypatch):
+    take, calls = taken.take, []
+    monkeypatch.setattr(taken, "take", lambda *a: calls.append(a) or take(*a))
+    (got,) = posted(at.root, [("nobody's", 1)], mode="durable")
+    assert (got.json()["unknown"], len(calls)) == (1, 1)
+
+
+def test_labels_that_cannot_be_stored_are_refused_with_a_word_of_their_own(at, worker):
+    given = worker.answer(pumps(1))
+    at.served_labels.write_bytes(b"no database at all, " * 200)
+    (got,) = posted(at.root, [(given[0], 1)])
+    assert (got.status_code, got.headers["retry-after"]) == (503, "1")
+    assert got.json()["type"] == "/problems/labels-not-taken"
+
+
+def test_many_posts_at_once_leave_threads_for_what_else_a_worker_does(at, worker, monkeypatch):
+    given = worker.answer(pumps(8))
+    take, inside, most, lock = taken.take, [0], [0], threading.Lock()
+
+    def counted(*words: Any) -> Counted:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        with lock:
+            inside[0] -= 1
+        return take(*words)
+
+    monkeypatch.setattr(taken, "take", counted)
+    got = posted(at.root, *([(name, 1)] for name in given))
+    assert [one.json()["accepted"] for one in got] == [1] * 8
+    assert most[0] <= PUTS

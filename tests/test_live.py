@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.paths import Paths
-from pipelines.service import live, wanted
+from pipelines.service import backoff, live, wanted
 from pipelines.service.live import Live
+from pipelines.service.state import Model
 from pipelines.service.verify import verified
 from pipelines.service.wanted import Reach, Refusal, Version, Wanted
 from pipelines.service.watch import Watch
@@ -57,6 +59,11 @@ def say(
     at: Paths, champion: Version | None, challenger: Version | None = None, **more: Any
 ) -> None:
     wanted.write(at.wanted, Wanted(champion=champion, challenger=challenger, **more))
+
+
+def challenger(worker: Worker) -> Model:
+    assert worker.live.challenger is not None
+    return worker.live.challenger
 
 
 def following(*workers: Worker, then: Callable[[], Awaitable[None]]) -> None:
@@ -180,7 +187,8 @@ def test_a_version_that_does_not_load_here_leaves_the_old_one_and_is_not_tried_i
 def test_what_did_not_load_is_tried_again_by_and_by(
     at: Paths, models: dict[str, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(live, "BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr(backoff, "FIRST", 0.01)
+    monkeypatch.setattr(backoff, "LONGEST", 0.02)
     broken = spoiled(models, tmp_path, "model.onnx")
     say(at, broken)
     worker = Worker(at)
@@ -325,7 +333,7 @@ def test_a_challenger_that_tripped_in_one_worker_is_off_in_all_until_another_is_
     one, other = Worker(at), Worker(at)
 
     async def moves() -> None:
-        one.live.trip("3 failed predictions")
+        one.live.trip(challenger(one), "3 failed predictions")
         assert one.answers == ("1", None)
         await until(lambda: other.answers == ("1", None))
         await looks()
@@ -347,7 +355,7 @@ def test_a_tripped_challenger_whose_alias_went_and_came_back_is_asked_again(
 ):
     say(at, models["1"], models["2"])
     worker = Worker(at)
-    worker.live.trip("too slow")
+    worker.live.trip(challenger(worker), "too slow")
 
     async def moves() -> None:
         say(at, models["1"])
@@ -362,9 +370,11 @@ def test_a_tripped_challenger_whose_alias_went_and_came_back_is_asked_again(
 def test_a_trip_without_a_challenger_or_with_a_full_disk_is_no_error(
     at: Paths, models: dict[str, Version], monkeypatch: pytest.MonkeyPatch
 ):
-    say(at, models["1"])
+    say(at, models["1"], models["2"])
     worker = Worker(at)
-    worker.live.trip("too slow")
+    weighed = challenger(worker)
+    worker.live.challenger = None
+    worker.live.trip(weighed, "too slow")
     assert worker.told == []
 
     def full(*_: object) -> None:
@@ -374,10 +384,30 @@ def test_a_trip_without_a_challenger_or_with_a_full_disk_is_no_error(
         say(at, models["1"], models["2"])
         await until(lambda: worker.answers == ("1", "2"))
         monkeypatch.setattr(wanted, "write", full)
-        worker.live.trip("too slow")
+        worker.live.trip(challenger(worker), "too slow")
         await looks()
 
     following(worker, then=moves)
+    assert worker.answers == ("1", None)
+
+
+def test_a_challenger_that_was_swapped_since_it_was_weighed_stays(
+    at: Paths, models: dict[str, Version]
+):
+    say(at, models["1"], models["2"])
+    worker = Worker(at)
+    weighed = challenger(worker)
+
+    async def moves() -> None:
+        say(at, models["1"], models["3"])
+        await until(lambda: worker.answers == ("1", "3"))
+        worker.live.trip(weighed, "too slow")
+        await looks()
+
+    following(worker, then=moves)
+    assert worker.answers == ("1", "3")
+    assert wanted.all_tripped(at) == []
+    worker.live.trip(replace(challenger(worker), why="told anew"), "too slow")
     assert worker.answers == ("1", None)
 
 
@@ -385,7 +415,8 @@ def test_the_tripped_files_of_another_artifact_with_the_same_number_do_not_count
     at: Paths, models: dict[str, Version]
 ):
     say(at, models["1"], models["2"])
-    Worker(at).live.trip("too slow")
+    worker = Worker(at)
+    worker.live.trip(challenger(worker), "too slow")
     say(at, models["1"], models["3"].model_copy(update={"version": "2"}))
     assert Worker(at).answers == ("1", "2")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,9 @@ import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, multiprocess
 
+from pipelines.service import worker
 from pipelines.service.meters import SECONDS, Meters, _observe_all
 
 
@@ -103,3 +105,20 @@ def test_the_log_is_told_as_it_stands(meters: Meters, registry: CollectorRegistr
     assert value(registry, "perennial_log_pending_bytes") == 100
     assert value(registry, "perennial_log_lost_rows_total") == 5
     assert value(registry, "perennial_log_written_rows_total") == 40
+
+
+def test_a_dead_workers_gauges_may_be_gone_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers clear up at the same time."""
+    (tmp_path / f"gauge_livemax_{2**22 + 1}.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    asked = []
+
+    def gone(pid: int) -> None:
+        asked.append(pid)
+        raise FileNotFoundError("gauge_livemax")
+
+    monkeypatch.setattr(multiprocess, "mark_process_dead", gone)
+    worker.forget_dead_workers()
+    assert asked == [2**22 + 1]

@@ -128,7 +128,7 @@ def test_every_address_says_each_status_that_it_answers():
     faults = {"400", "401", "413", "415", "422", "500"}
     assert said == {
         "/predict": {"200", "429", "503"} | faults,
-        "/labels": {"200"} | faults,
+        "/labels": {"200", "503"} | faults,
         "/model": {"200", "401", "500"},
         "/livez": {"200", "503"},
         "/readyz": {"200", "503"},
@@ -165,3 +165,9 @@ def test_the_document_is_json_and_names_the_model_only_when_there_is_one():
     assert json.loads(json.dumps(document(), allow_nan=False)) == document()
     post = openapi.document(FLIGHTS, None, None, Serve())["paths"]["/predict"]["post"]
     assert "example" not in post["requestBody"]["content"]["application/json"]
+
+
+def test_labels_may_be_refused_for_now_and_that_says_when_to_come_again():
+    told = document()["paths"]["/labels"]["post"]["responses"]["503"]
+    assert KINDS["labels-not-taken"][1] in told["description"]
+    assert "retry-after" in told["headers"]

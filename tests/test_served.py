@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from pipelines import artifact, contract, labelled, served, store
 from pipelines.errors import PipelineError
 from pipelines.paths import Paths
-from pipelines.served import answers, bodies, table
+from pipelines.served import answers, bodies, hidden, table
 from pipelines.served.answers import Wanted
 from pipelines.slices import row_keys
 from pipelines.stages import score
@@ -159,7 +160,7 @@ def test_no_value_keeps_an_answer_from_being_read(rows):
     read = bodies.read([bodies.Asked("json", body, len(rows))], PUMPS, hashed=True)
     assert read.num_rows == len(rows)
     assert read.schema == bodies.schema(PUMPS, hashed=True)
-    assert len(bodies.row_names(read, PUMPS)) == len(rows)
+    assert len(hidden.row_names(read, PUMPS)) == len(rows)
     sound = [r.get("site") if isinstance(r.get("site"), str) else None for r in rows]
     assert [s for s, r in zip(read["site"].to_pylist(), sound, strict=True) if r is not None] == [
         s for s in sound if s is not None
@@ -213,6 +214,17 @@ def test_a_body_that_cannot_be_hashed_is_not_logged_as_it_is(at, tmp_path):
     worker.answer(pumps(2), body=b'{"rows": [{"site": "Rue de la Paix"')
     assert b"Rue" not in b"".join(p.read_bytes() for p in at.journals.iterdir())
     assert len(answers.read(at, PERSONAL, Wanted())) == 2
+
+
+def test_a_personal_number_has_one_hash_whether_or_not_another_row_lacks_it(at, tmp_path):
+    rows = pumps(2)
+    worker = Worker(tmp_path, PERSONAL)
+    alone = worker.answer(rows.iloc[[0]])
+    body = json.loads(json_body(rows, PERSONAL))
+    del body["rows"][1]["pump"]
+    beside = worker.answer(rows, body=json.dumps(body).encode())
+    found = answers.read(at, PERSONAL, Wanted()).set_index("id")["pump"]
+    assert found[alone[0]] == found[beside[0]] != found[beside[1]]
 
 
 # Compaction -------------------------------------------------------------------------------------
@@ -339,6 +351,21 @@ def test_days_that_are_over_become_one_file_each_and_today_stays_as_it_is(at, tm
     before = [path.stat().st_mtime_ns for path in files(at)]
     served.compact(at, PUMPS)
     assert [path.stat().st_mtime_ns for path in files(at)] == before
+
+
+def test_a_day_that_cannot_be_folded_keeps_no_other_waiting_and_is_counted(at, tmp_path, caplog):
+    for _ in range(2):
+        worker = Worker(tmp_path)
+        for day in range(3):
+            worker.answer(pumps(2), at=NOON + day * DAY)
+        worker.journal.close()
+        with caplog.at_level("ERROR"):
+            done = served.compact(at, PUMPS)
+        for bad in files(at)[:1]:
+            bad.write_bytes(b"no Parquet at all")
+    assert (done.journals, done.failed) == (1, 1)
+    assert [len(served.parts(folder)) for folder in served.days(at)] == [2, 1, 1]
+    assert str(served.days(at)[0]) in caplog.text
 
 
 def test_many_small_files_of_today_become_one_and_a_large_one_is_left(at, worker, monkeypatch):
@@ -496,6 +523,22 @@ def test_a_reader_misses_nothing_and_sees_nothing_twice_while_files_move(
     monkeypatch.setattr(answers, first, then_compacted)
     assert ids(at) == given
     assert ids(at) == given
+
+
+def test_answers_are_counted_while_their_files_move(at, worker, monkeypatch):
+    worker.answer(pumps(3))
+    worker.journal.close()
+    served.compact(at, PUMPS)
+    rows_in, gone = store.rows_in, [1]
+
+    def moving(path: Path) -> int:
+        if gone:
+            gone.pop()
+            raise FileNotFoundError(path)
+        return rows_in(path)
+
+    monkeypatch.setattr(store, "rows_in", moving)
+    assert answers.count(at) == 3
 
 
 CHILD = """

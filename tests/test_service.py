@@ -9,15 +9,19 @@ import asyncio
 import contextlib
 import importlib
 import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import requests
 
+from pipelines.commands import serve
 from pipelines.service import wanted
 from pipelines.service.wanted import Version, Wanted
 from tests.fakes import pump_model
@@ -185,3 +189,82 @@ def test_answers_carry_headers_that_keep_a_browser_from_guessing(both: Both) -> 
     )
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-frame-options"] == "DENY"
+
+
+def test_answers_go_on_record_while_all_other_threads_are_busy(both: Both) -> None:
+    worker = importlib.import_module("pipelines.service.app").Held.worker
+    free = threading.Event()
+
+    async def fill() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(100):
+            loop.run_in_executor(None, free.wait)
+
+    asyncio.run_coroutine_threadsafe(fill(), both.front.loop).result(60)
+    try:
+        before = worker.journal.written
+        assert both.front.post("/predict", body()).status_code == 200
+        until = time.monotonic() + 20
+        while worker.journal.written == before:
+            assert time.monotonic() < until, "it never went on record"
+            time.sleep(0.01)
+    finally:
+        free.set()
+
+
+def test_a_mistake_of_the_service_is_told_in_the_same_shape_and_keeps_no_place(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front: Any = both.front.app
+
+    def broken(rows: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(front.engine.wire, "rows", broken)
+        got = both.front.post("/predict", body())
+    assert (got.status_code, got.json()["type"]) == (500, "/problems/internal")
+    assert front.busy == 0
+
+
+# a service of the loop's own
+
+
+class Process:
+    """One that does not heed SIGTERM."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.told: list[str] = []
+
+    def poll(self) -> None: ...
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+    def wait(self, timeout: float | None = None) -> int:
+        if "kill" not in self.told:
+            raise subprocess.TimeoutExpired("perennial serve", timeout or 0)
+        return -9
+
+
+def test_the_loop_waits_for_a_service_that_is_slow_to_start_and_not_for_one_that_does_not_end(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process()
+    answers = [requests.ReadTimeout(), requests.ConnectionError(), None]
+
+    def get(url: str, timeout: float) -> requests.Response:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        got = requests.Response()
+        got.status_code = 200 if not answers else 503
+        return got
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: process)
+    monkeypatch.setattr(requests, "get", get)
+    with serve.running("flights") as url:
+        assert url.startswith("http://127.0.0.1:")
+    assert process.told == ["terminate", "kill"]

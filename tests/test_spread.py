@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from pipelines.service.spread import EVERY, SILENT, Spread
+from pipelines.service.worker import shared_by_workers
+from tests.keeper_world import project
 
 
 def clients(n: int) -> set[tuple[str, int]]:
@@ -68,3 +72,14 @@ def test_a_single_worker_shares_with_nobody_and_writes_nothing(tmp_path: Path) -
     assert alone.alone
     assert sent_away(alone) == 0
     assert not (tmp_path / "shared").exists()
+
+
+def test_the_file_that_workers_share_is_their_services_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas share the state, and in containers of their own all masters may have one number."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "bentoml"))
+    found = shared_by_workers(project(tmp_path / "state"))
+    assert found.parent == tmp_path / "bentoml"
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    assert shared_by_workers(project(tmp_path / "state")).is_relative_to(tmp_path / "state")

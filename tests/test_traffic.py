@@ -21,7 +21,7 @@ class Live:
         self.challenger: Any = model("2")
         self.tripped: list[str] = []
 
-    def trip(self, reason: str) -> None:
+    def trip(self, model: Any, reason: str) -> None:
         self.tripped.append(reason)
         self.challenger = None
 
@@ -108,4 +108,15 @@ def test_a_new_version_starts_with_a_clean_slate() -> None:
     found.weigh(model("3"), True, 0.0)
     assert live.tripped == []
     found.weigh(model("3"), True, 0.0)
+    assert len(live.tripped) == 1
+
+
+def test_a_version_that_was_taken_off_and_named_again_starts_with_a_clean_slate() -> None:
+    found, live = traffic(max_errors=2)
+    challenger = live.challenger
+    found.weigh(challenger, True, 0.0)
+    found.weigh(challenger, True, 0.0)
+    assert len(live.tripped) == 1
+    live.challenger = challenger
+    found.weigh(challenger, True, 0.0)
     assert len(live.tripped) == 1

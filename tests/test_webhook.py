@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.service import webhook
+from pipelines.service.routes import KNOCK_BYTES, routes
+from tests.keeper_world import project
 
 NOW = 1_700_000_000
 SECRET = "a shared secret"
@@ -120,3 +125,33 @@ def test_the_keeper_sees_the_knock_by_the_files_time(tmp_path: Path):
     os.utime(wake, (1, 1))
     webhook.touch(wake)
     assert wake.stat().st_mtime > NOW
+
+
+# At the door: who knocks has no key, so what is read of him is little, and without a secret nothing.
+
+
+def knocked(root: Path, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    worker: Any = None
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(routes(project(root), worker))
+        async with httpx.AsyncClient(transport=transport, base_url="http://pumps") as client:
+            return await client.post("/hooks/mlflow", content=body, headers=headers)
+
+    return asyncio.run(ask())
+
+
+def test_a_knock_wakes_when_it_is_signed_and_is_turned_away_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wake, now = project(tmp_path).at.wake, str(int(time.time()))
+    monkeypatch.delenv("PERENNIAL_WEBHOOK_SECRET", raising=False)
+    assert knocked(tmp_path, BODY, signed(secret="", stamp=now)).status_code == 404
+    monkeypatch.setenv("PERENNIAL_WEBHOOK_SECRET", SECRET)
+    assert knocked(tmp_path, BODY, {}).status_code == 401
+    large = b" " * KNOCK_BYTES + BODY
+    assert knocked(tmp_path, large, signed(large, stamp=now)).status_code == 413
+    assert not wake.exists()
+    body = BODY.replace(b'"pumps"', json.dumps(project(tmp_path).at.registered_name).encode())
+    assert knocked(tmp_path, body, signed(body, stamp=now)).status_code == 204
+    assert wake.exists()

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import contract as contracts
+from pipelines.served import bodies, hidden
+from pipelines.served.bodies import Asked
 from pipelines.slices import row_keys
 from pipelines.wire import bulk
 from pipelines.wire.problem import MOST, Refused, shown
@@ -85,6 +87,7 @@ def named(value: object) -> str:
         raw("note", '"a\nb"'), raw("note", '"\\x"'), raw("note", "'x'"),
         raw("price", "NaN"), raw("price", "Infinity"), raw("price", "-Infinity"),
         raw("price", "01"), raw("price", "+1"), raw("price", ".5"), raw("price", "1."),
+        b'{"rows":[{"a":1e999},', b'{"rows":[{"a":1e999}]]', b"1e999 x",
         b"[" * 100_000, b'{"a":' * 100_000, b'{"rows":' + b"[" * 100_000,
         b'{"rows":[' + b'{"at":' * 100_000, BODY.replace(b'"x"', b"[" * 50_000),
     ],
@@ -411,22 +414,31 @@ def test_no_bytes_of_a_table_do_more_than_be_refused(media, data):
         json.loads(problem.body())
 
 
+def test_memory_that_ran_out_is_not_told_as_the_askers_mistake(monkeypatch):
+    def full(*_: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(bulk, "_arrow", full)
+    with pytest.raises(MemoryError):
+        WIRE.table(arrow_bytes(table()), "arrow")
+
+
 # Keys and examples.
 
 
+def names(asked: Asked) -> list[str]:
+    return hidden.row_names(bodies.read([asked], CONTRACT, hashed=False), CONTRACT)
+
+
 def test_a_row_without_its_key_has_no_name():
-    rows = WIRE.rows(
-        json.dumps({"rows": [ROW, {k: v for k, v in ROW.items() if k != "id"}]}).encode()
-    )
+    two = json.dumps({"rows": [ROW, {k: v for k, v in ROW.items() if k != "id"}]}).encode()
     landed = row_keys(pd.DataFrame({"id": [7]}), CONTRACT)
-    assert WIRE.row_keys(rows) == [f"{landed[0]:016x}", ""]
-    without = WIRE.table(arrow_bytes(table().drop_columns(["id"])), "arrow")
-    assert WIRE.row_keys(without) == [""]
-    assert WIRE.plain(without).schema == WIRE.plain(rows).schema
+    assert names(Asked("json", two, 2)) == [f"{landed[0]:016x}", ""]
+    assert names(Asked("arrow", arrow_bytes(table().drop_columns(["id"])), 1)) == [""]
 
 
 def test_the_example_is_the_first_row_that_is_taken():
-    frame = WIRE.plain(WIRE.rows(BODY)).to_pandas()
+    frame = pd.DataFrame([ROW | {"at": pd.Timestamp(ROW["at"])}])
     frame = pd.concat([frame.assign(price=99.0), frame.assign(shop=None), frame], ignore_index=True)
     example = WIRE.example(frame.assign(expected_probability=0.5))
     assert json.loads(json.dumps(example)) == ROW | {"shop": None}

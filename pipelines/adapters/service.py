@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ServiceError
+from pipelines.wire.bulk import CONTENT_TYPES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ARROW = "application/vnd.apache.arrow.stream"
+ARROW = {"content-type": CONTENT_TYPES["arrow"]}
 CHUNK = 5_000
-"""Rows of one request."""
+"""Rows of one request, where the service takes as many."""
+LABELS = 50_000
+"""Labels of one request."""
 PATIENCE = 60.0
 """Seconds to wait for the service to answer with a version that was just promoted."""
 
 
 class Service:
-    """Every method raises ServiceError, which says what the service answered or that it did not."""
+    """Every method raises ServiceError, which says what the service answered or that it did not.
 
-    def __init__(self, url: str) -> None:
+    key: the API key, where the service wants one. rows: the most that it takes in one request.
+    """
+
+    def __init__(self, url: str, key: bytes | None = None, rows: int = CHUNK) -> None:
         import requests
 
         self.url = url.rstrip("/")
+        self.rows = min(CHUNK, rows)
         self._session = requests.Session()
-        if key := os.environ.get("PERENNIAL_API_KEY"):
-            self._session.headers["authorization"] = f"Bearer {key}"
+        if key is not None:
+            self._session.headers["authorization"] = f"Bearer {key.decode('latin-1')}"
 
     def version(self) -> str | None:
         """The version that answers; None before there is one."""
@@ -35,7 +41,8 @@ class Service:
         return str(champion["version"]) if champion else None
 
     def wait_for(self, version: str) -> None:
-        """Until every answer comes from `version`: the service follows the alias within seconds."""
+        """Until the worker that was asked answers with `version`; the service's others follow it
+        within a moment."""
         until = time.monotonic() + PATIENCE
         while (now := self.version()) != version:
             if time.monotonic() > until:
@@ -51,21 +58,21 @@ class Service:
         import pyarrow as pa
 
         ids: list[str] = []
-        for at in range(0, len(rows), CHUNK):
-            table = pa.Table.from_pandas(rows.iloc[at : at + CHUNK], preserve_index=False)
+        for at in range(0, len(rows), self.rows):
+            table = pa.Table.from_pandas(rows.iloc[at : at + self.rows], preserve_index=False)
             out = pa.BufferOutputStream()
             with pa.ipc.new_stream(out, table.schema) as stream:
                 stream.write_table(table)
             body = bytes(out.getvalue())
-            got = self._ask("POST", "/predict", data=body, headers={"content-type": ARROW})
+            got = self._ask("POST", "/predict", data=body, headers=ARROW)
             ids += pa.ipc.open_stream(got.content).read_all().column("id").to_pylist()
         return ids
 
     def label(self, ids: list[str], labels: list[int]) -> dict[str, int]:
         """How many were accepted, repeated, conflicting and unknown."""
         counted: dict[str, int] = {}
-        for at in range(0, len(ids), 10 * CHUNK):
-            part = zip(ids[at : at + 10 * CHUNK], labels[at : at + 10 * CHUNK], strict=True)
+        for at in range(0, len(ids), LABELS):
+            part = zip(ids[at : at + LABELS], labels[at : at + LABELS], strict=True)
             body = {"labels": [{"id": i, "label": y} for i, y in part]}
             for outcome, n in self._ask("POST", "/labels", json=body).json().items():
                 counted[outcome] = counted.get(outcome, 0) + n

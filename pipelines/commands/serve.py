@@ -16,6 +16,8 @@ from pipelines.commands.options import example, task_argument
 
 STARTS_WITHIN = 120.0
 """Seconds until a service that does not answer counts as failed; a busy machine needs half a minute."""
+ENDS_WITHIN = 30.0
+"""Seconds that a service has to answer those who asked and to write its log; then it is killed."""
 
 
 @click.command(epilog=example("perennial serve flights"))
@@ -75,7 +77,7 @@ def running(task: str) -> Iterator[str]:
     try:
         url, until = f"http://127.0.0.1:{port}", time.monotonic() + STARTS_WITHIN
         while True:
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.RequestException):
                 requests.get(f"{url}/livez", timeout=5).raise_for_status()
                 break
             if service.poll() is not None or time.monotonic() > until:
@@ -87,7 +89,11 @@ def running(task: str) -> Iterator[str]:
         yield url
     finally:
         service.terminate()
-        service.wait()
+        try:
+            service.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
 
 
 def _must_be_free(host: str, port: int) -> None:

@@ -49,11 +49,12 @@ class Compacted:
     bad: int = 0
     """Journals with a frame that is not whole: what stood before it was kept, the file set aside."""
     failed: int = 0
-    """Journals that are tried again next time."""
+    """Journals, and days to be folded, that are tried again next time."""
 
 
 def compact(at: Paths, contract: Contract) -> Compacted:
-    """Every journal that its worker has closed, or died over; one that fails stays for next time."""
+    """Every journal that its worker has closed, or died over, and every day; what fails is left as
+    it is for next time, and keeps nothing else waiting."""
     done = Compacted()
     for path in sorted(at.journals.glob(f"*{SUFFIX}")):
         with closed(path) as free:
@@ -66,11 +67,11 @@ def compact(at: Paths, contract: Contract) -> Compacted:
                 done.failed += 1
     today = day_of(time.time())
     for folder in days(at):
-        if folder.name < today:
-            _fold(folder, parts(folder), fewest=2)
-        else:
-            small = [path for path in parts(folder) if path.stat().st_size < SMALL_BYTES]
-            _fold(folder, small, fewest=MANY)
+        try:
+            _fold_day(folder, over=folder.name < today)
+        except Exception:  # one file that cannot be read must not end the folding of all days
+            log.exception("the files of %s could not be folded and stay", folder)
+            done.failed += 1
     return done
 
 
@@ -154,6 +155,14 @@ def _writing(path: Path, schema: Any) -> Iterator[Any]:
         parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         yield writer
+
+
+def _fold_day(folder: Path, over: bool) -> None:
+    if over:
+        _fold(folder, parts(folder), fewest=2)
+    else:
+        small = [path for path in parts(folder) if path.stat().st_size < SMALL_BYTES]
+        _fold(folder, small, fewest=MANY)
 
 
 def _fold(folder: Path, some: list[Path], fewest: int) -> None:

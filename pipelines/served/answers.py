@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines import periods, store
 from pipelines.contract import Contract
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+Read = TypeVar("Read")
 ATTEMPTS = 5
 """Readings that are begun anew when a file was folded or removed under them."""
 
@@ -109,21 +110,24 @@ def count(at: Paths) -> int:
     for path in at.journals.glob(f"*{SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):  # it is a Parquet file by now
             held += sum(frame.rows for frame in whole(path)[0])
-    return held + sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
+    return held + _steady(
+        lambda: sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
+    )
 
 
 def _of_files(at: Paths, contract: Contract, wanted: Wanted) -> list[pa.Table]:
     if at.replay is not None:
         return []
     schema, keep = _schema(contract, wanted), _filter(contract, wanted)
-    attempt = 1
-    while True:
-        try:
-            return [_file(path, schema, keep) for path in _files(at, wanted)]
-        except FileNotFoundError:
-            if attempt == ATTEMPTS:
-                raise
-            attempt += 1
+    return _steady(lambda: [_file(path, schema, keep) for path in _files(at, wanted)])
+
+
+def _steady(read: Callable[[], Read]) -> Read:
+    """What `read` returns, begun anew when a file was folded or removed under it."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 def _files(at: Paths, wanted: Wanted) -> list[Path]:

@@ -37,6 +37,15 @@ def take(at: Paths, contract: Contract, pairs: Sequence[tuple[str, int]]) -> Cou
     return replace(counted, unknown=counted.unknown + len(pairs) - len(own))
 
 
+def together(first: Counted, again: Counted) -> Counted:
+    """Of the same pairs taken twice: what was new the first time is no repetition the second."""
+    return replace(
+        again,
+        accepted=first.accepted + again.accepted,
+        repeated=max(0, again.repeated - first.accepted),
+    )
+
+
 def from_file(path: Path, task: str) -> list[tuple[str, int]]:
     """Columns id and label of a CSV or Parquet file.
 

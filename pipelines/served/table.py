@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.contract import Contract
 from pipelines.journal.frames import Frame, id_prefix, probabilities
-from pipelines.served import bodies
+from pipelines.served import bodies, hidden
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ def ids(frame: Frame, worker: str, task: str) -> list[str]:
 
 
 def _row_names(frames: Sequence[Frame], asked: pa.Table, contract: Contract) -> list[str]:
-    found = bodies.row_names(asked, contract)
+    found = hidden.row_names(asked, contract)
     at = 0
     for frame in frames:
         if frame.keys is not None:

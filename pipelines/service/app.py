@@ -13,7 +13,8 @@ from pipelines.errors import ParamsError
 from pipelines.project import Project, open_project
 from pipelines.service import access, logs
 from pipelines.service.answers import as_object
-from pipelines.service.engine import Failed, Unavailable
+from pipelines.service.asked import Failed, Unavailable
+from pipelines.service.delivery.stage import bento_name
 from pipelines.service.front import App, Front
 from pipelines.service.routes import routes
 from pipelines.service.tracing import from_environment
@@ -99,7 +100,7 @@ class Answers:
 project = _opened()
 workers = int(os.environ.get(WORKERS) or project.task.serve.workers)
 service = FastService(
-    name=project.name.lower(),
+    name=bento_name(project.name),
     inner=Answers,
     config={
         "workers": workers,

@@ -9,46 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pipelines.journal import Journal, JournalFull
 from pipelines.serve_params import Serve
-from pipelines.service.live import Live, Model
+from pipelines.service.asked import Asked, Failed, Unavailable, unlogged
+from pipelines.service.live import Live
 from pipelines.service.meters import Meters
 from pipelines.service.record import Answered, Record
+from pipelines.service.state import Model
 from pipelines.service.traffic import Traffic
 from pipelines.wire.read import Wire
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
-"""Rows of one call of the model: more would keep the other requests waiting for too long."""
-
-
-class Unavailable(Exception):
-    """No answer can be given now; the message says why and what mends it."""
-
-    def __init__(self, kind: Literal["no-model", "log-full"], said: str) -> None:
-        super().__init__(said)
-        self.kind: Literal["no-model", "log-full"] = kind
-
-
-class Failed(Exception):
-    """The model raised, or answered with something that is no probability."""
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request: its rows as they were decoded, its bytes, and who waits for it."""
-
-    answer: asyncio.Future[Answered]
-    rows: list[Any]
-    body: bytes
-    received: float
-    key: bytes
+"""Rows of several requests in one call of the model: more would keep the others waiting for too
+long. One request may have more: it is one call, whatever its size."""
 
 
 class Engine:
@@ -91,8 +70,17 @@ class Engine:
         return answered
 
     def _flush(self) -> None:
-        """What came in this pass, in calls of at most ROWS_AT_ONCE rows."""
+        """What came in this pass. Whatever goes wrong, nobody is left waiting."""
         asked, self._waiting = self._waiting, []
+        try:
+            self._in_parts(asked)
+        except Exception as error:
+            log.exception("requests could not be answered")
+            for one in asked:
+                one.fail(Failed(f"{type(error).__name__}: {error}"))
+
+    def _in_parts(self, asked: list[Asked]) -> None:
+        """In calls of at most ROWS_AT_ONCE rows of several requests together."""
         at = rows = 0
         for upto, one in enumerate(asked):
             if upto > at and rows + len(one.rows) > ROWS_AT_ONCE:
@@ -117,7 +105,7 @@ class Engine:
             self._answer(self._champion(), "champion", asked, now)
         except Unavailable as nobody:
             for one in asked:
-                _fail(one, nobody)
+                one.fail(nobody)
 
     def _answer(self, model: Model, route: str, asked: list[Asked], now: float) -> list[Asked]:
         """Answer all of `asked` together; returns what a canary could not answer."""
@@ -129,7 +117,7 @@ class Engine:
             if route == "canary":
                 return asked
             if len(asked) == 1:
-                _fail(asked[0], failed)
+                asked[0].fail(failed)
             else:  # One request must not fail the others that came with it.
                 for one in asked:
                     self._answer(model, route, [one], now)
@@ -139,7 +127,7 @@ class Engine:
             self.record.settle()
         except JournalFull as full:
             for one in asked:
-                _fail(one, _unlogged(full))
+                one.fail(unlogged(full))
             return []
         for one, answered in zip(asked, answers, strict=True):
             if not one.answer.done():  # else its client is gone
@@ -187,7 +175,7 @@ class Engine:
         try:
             self.record.settle()
         except JournalFull as full:
-            raise _unlogged(full) from full
+            raise unlogged(full) from full
         self.meters.took(route, model.version, len(probability), (seconds,))
         self.meters.inputs(feeds)
         return answered
@@ -214,11 +202,13 @@ class Engine:
         shadow = self.traffic.shadow
         pairs = zip(asked, answers, strict=True)
         chosen = [(one, answered) for one, answered in pairs if self.traffic.chosen(one.key)]
-        if shadow is None or not chosen:
-            return
+        if shadow is not None and chosen:
+            asyncio.get_running_loop().call_soon(self._shadow_rows, shadow, chosen, now)
+
+    def _shadow_rows(self, model: Model, chosen: list[tuple[Asked, Answered]], now: float) -> None:
         feeds = self.wire.feeds([row for one, _ in chosen for row in one.rows])
         given = [(answered, "json", one.body) for one, answered in chosen]
-        asyncio.get_running_loop().call_soon(self._shadow, shadow, feeds, given, now)
+        self._shadow(model, feeds, given, now)
 
     def _shadow(
         self,
@@ -251,12 +241,3 @@ class Engine:
                 f"Make a champion with: perennial tick {self.task}",
             )
         return self.live.champion
-
-
-def _unlogged(full: JournalFull) -> Unavailable:
-    return Unavailable("log-full", f"answers cannot be logged, so none is given: {full}")
-
-
-def _fail(one: Asked, error: Exception) -> None:
-    if not one.answer.done():
-        one.answer.set_exception(error)

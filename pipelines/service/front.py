@@ -16,11 +16,12 @@ from typing import Any
 from pipelines.serve_params import Serve
 from pipelines.service.access import Access, given_key
 from pipelines.service.answers import arrow_answer, json_answer
-from pipelines.service.engine import Engine, Failed, Unavailable
+from pipelines.service.asked import Failed, Unavailable
+from pipelines.service.engine import Engine
 from pipelines.service.meters import Meters
 from pipelines.service.spread import Spread
 from pipelines.service.tracing import Tracing
-from pipelines.wire.bulk import Media
+from pipelines.wire.bulk import CONTENT_TYPES, Media
 from pipelines.wire.problem import Problem, Refused
 
 Scope = MutableMapping[str, Any]
@@ -32,11 +33,12 @@ log = logging.getLogger(__name__)
 
 STOCK = frozenset({"/livez", "/healthz", "/metrics", "/schema.json"})
 """BentoML's own; it answers these."""
-OPEN = frozenset({"/livez", "/healthz", "/readyz"})
-"""Asked by what starts and stops the service, which has no key; they tell nothing of the data."""
+OPEN = frozenset({"/livez", "/healthz", "/readyz", "/hooks/mlflow"})
+"""Asked by what starts and stops the service, which has no key, and by MLflow, which signs its body
+instead; they tell nothing of the data."""
 JSON = b"application/json"
-ARROW = b"application/vnd.apache.arrow.stream"
-TABLES: dict[bytes, Media] = {ARROW: "arrow", b"application/vnd.apache.parquet": "parquet"}
+ARROW = CONTENT_TYPES["arrow"].encode()
+TABLES: dict[bytes, Media] = {name.encode(): media for media, name in CONTENT_TYPES.items()}
 """Content type of a bulk request -> what it is called here and in the log."""
 PATIENT_FOR = 4
 """Bodies up to so many times the limit are read to their end before they are refused."""
@@ -74,7 +76,9 @@ class Front:
             return await self.stock(scope, receive, send)
         path = scope["path"]
         if path not in OPEN and not self._allowed(scope):
-            return await self._refuse(send, _unauthorized(self.access), KEY_WANTED)
+            if path == "/predict":
+                self.meters.refuse(401, "unauthorized")
+            return await self._told(send, _unauthorized(self.access), KEY_WANTED)
         if path == "/predict" and scope["method"] == "POST":
             if self.tracing is None:
                 return await self._predict(scope, receive, send)
@@ -119,6 +123,10 @@ class Front:
             return await self._refuse(send, Problem("internal", "the model failed on these rows"))
         except Gone:
             return self.meters.refuse(499, "gone")
+        except Exception:
+            log.exception("request failed")
+            said = "the service made a mistake; its log says which"
+            return await self._refuse(send, Problem("internal", said))
         finally:
             self.busy -= 1
         headers = [
@@ -179,6 +187,11 @@ class Front:
         self, send: Send, wrong: Problem, more: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
         self.meters.refuse(wrong.status, wrong.kind)
+        await self._told(send, wrong, more)
+
+    async def _told(
+        self, send: Send, wrong: Problem, more: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
         payload = wrong.body()
         headers = [
             (b"content-type", b"application/problem+json"),

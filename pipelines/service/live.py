@@ -7,57 +7,25 @@ times a second. The new version is loaded, tested and warmed up in a thread, bes
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.paths import Paths
-from pipelines.service import wanted
+from pipelines.service import backoff, state, wanted
+from pipelines.service.state import Failure, Model
 from pipelines.service.verify import verified
-from pipelines.service.wanted import Tripped, Version, Wanted
+from pipelines.service.wanted import Tripped, Version
 from pipelines.service.watch import Watch
 
 log = logging.getLogger(__name__)
 
 SLOTS = ("champion", "challenger")
 LOOK_SECONDS = 0.05
-BACKOFF = (2.0, 300.0)
-"""Seconds until a version that did not load here is tried again; doubling, up to the second."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One version, ready to answer. Times are Unix seconds."""
-
-    version: str
-    artifact: Artifact
-    since: float
-    """When the keeper first saw the alias on it."""
-    why: str
-    threshold: float
-    loaded_at: float
-
-    def stands_for(self, version: Version) -> bool:
-        return (self.version, self.artifact.digest) == (version.version, version.digest)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A wanted version that did not load in this worker."""
-
-    version: Version
-    reason: str
-    tries: int
-    since: float
-    again: float
-    """Monotonic time of the next try."""
 
 
 class Live:
@@ -82,10 +50,12 @@ class Live:
         """For ever. Each slot by itself: a champion does not wait for a challenger that is slow."""
         await asyncio.gather(*(self._follow(slot) for slot in SLOTS))
 
-    def trip(self, reason: str) -> None:
-        """The challenger gets no more requests, in any worker, until the alias names another."""
-        model = self.challenger
-        if model is None:
+    def trip(self, model: Model, reason: str) -> None:
+        """The challenger gets no more requests, in any worker, until the alias names another.
+
+        model: what was weighed; when another has taken its place meanwhile, that one stays.
+        """
+        if self.challenger is None or not self.challenger.same_as(model):
             return
         self.challenger = None
         off = Tripped(
@@ -100,47 +70,12 @@ class Live:
 
     def waiting_for(self) -> str:
         """Why no champion answers here, in words that go on after a colon."""
-        now = self._watch.look()
-        if self._watch.unreadable:
-            return f"{self.at.wanted.name} cannot be read ({self._watch.unreadable})"
-        if (failure := self._failures.get("champion")) is not None:
-            return f"version {failure.version.version} does not load here ({failure.reason})"
-        if now is None:
-            return "the keeper has not spoken yet"
-        if not now.registry.reachable:
-            return f"the registry is out of reach ({now.registry.error})"
-        return now.said or "it is being loaded"
+        return state.waiting_for(self.at, self._watch, self._failures.get("champion"))
 
     def state(self) -> dict[str, Any]:
         """For people and for metrics; times as ISO 8601, UTC."""
-        now = self._watch.look() or Wanted()
-        said: dict[str, Any] = {
-            "model": self.at.task,
-            "champion": _told(self.champion),
-            "challenger": _told(self.challenger),
-            "said": now.said,
-            "refused": {
-                version: {
-                    "reason": r.reason, "since": _iso(r.since), "tries": r.tries,
-                    "again_at": _iso(r.again_at),
-                }
-                for version, r in now.refused.items()
-            },
-            "registry": now.registry.model_dump() | {"since": _iso(now.registry.since)},
-            "keeper": {"looked_at": _iso(now.looked_at), "unreadable": self._watch.unreadable},
-            "swaps": {slot: dict(counted) for slot, counted in self._swaps.items()},
-            "failed": {
-                slot: {
-                    "version": f.version.version, "reason": f.reason, "since": _iso(f.since),
-                    "tries": f.tries,
-                }
-                for slot, f in self._failures.items()
-            },
-            "upkeep": self._upkeep(),
-        }  # fmt: skip
-        if self._off is not None:
-            said["challenger_off"] = self._off.model_dump() | {"at": _iso(self._off.at)}
-        return said
+        models = {"champion": self.champion, "challenger": self.challenger}
+        return state.told(self.at, self._watch, models, self._failures, self._swaps, self._off)
 
     # one slot
     async def _follow(self, slot: str) -> None:
@@ -188,10 +123,9 @@ class Live:
             before = self._failures.get(slot)
             again = before is not None and _same(before.version, version)
             tries = before.tries + 1 if before is not None and again else 1
-            wait = min(BACKOFF[0] * 2.0 ** min(tries - 1, 30), BACKOFF[1])
             since = before.since if before is not None and again else time.time()
             reason = f"{type(error).__name__}: {error}"[:1000]
-            return Failure(version, reason, tries, since, time.monotonic() + wait)
+            return Failure(version, reason, tries, since, time.monotonic() + backoff.wait(tries))
         return Model(
             version.version, artifact, version.since, version.why,
             artifact.about.threshold, time.time(),
@@ -229,31 +163,6 @@ class Live:
             off = self._off = self._watch.tripped(version)
         return version if off is None else None
 
-    def _upkeep(self) -> dict[str, Any]:
-        try:
-            done: dict[str, Any] = json.loads(wanted.upkeep(self.at).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return done
-
 
 def _same(one: Version, other: Version) -> bool:
     return (one.version, one.digest) == (other.version, other.digest)
-
-
-def _told(model: Model | None) -> dict[str, Any] | None:
-    if model is None:
-        return None
-    return {
-        "version": model.version,
-        "since": _iso(model.since),
-        "why": model.why,
-        "loaded_at": _iso(model.loaded_at),
-        "threshold": model.threshold,
-        "artifact": model.artifact.digest,
-        "family": model.artifact.about.family,
-    }
-
-
-def _iso(at: float | None) -> str | None:
-    return dt.datetime.fromtimestamp(at, dt.UTC).isoformat(timespec="milliseconds") if at else None

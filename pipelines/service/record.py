@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.journal import Journal
+from pipelines.journal.frames import id_prefix
 from pipelines.serve_params import Log
-from pipelines.service.live import Model
+from pipelines.service.state import Model
 
 
 @dataclass(slots=True)
@@ -98,6 +98,5 @@ class Record:
     def _prefix(self, model: Model, now: float) -> str:
         today = (int(now // 86_400), model.version)
         if today != self._today[0]:
-            day = time.strftime("%Y%m%d", time.gmtime(now))
-            self._today = today, f"{self.task}-{model.version}-{day}-{self.journal.worker}-"
+            self._today = today, id_prefix(self.task, model.version, now, self.journal.worker)
         return self._today[1]

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipelines.errors import PipelineError
+from pipelines.labelled import Counted
 from pipelines.project import Project
 from pipelines.served import labels
 from pipelines.service import webhook
@@ -27,6 +28,10 @@ from pipelines.wire.problem import Mistake, Problem, Refused
 log = logging.getLogger(__name__)
 
 WEBHOOK_SECRET = "PERENNIAL_WEBHOOK_SECRET"
+KNOCK_BYTES = 65_536
+"""Largest body of a knock, which is read before anyone knows who sent it."""
+PUTS = 2
+"""Posts of labels that are stored at the same time; the others wait."""
 
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -79,6 +84,7 @@ class Routes:
         self.project, self.worker = project, worker
         self.labels_decoder = msgspec.json.Decoder(Labels)
         self.max_bytes = int(project.task.serve.max_mb * 1e6)
+        self._puts = asyncio.Semaphore(PUTS)
 
     async def model(self, request: Request) -> Response:
         return self._say(self.worker.live.state())
@@ -102,23 +108,35 @@ class Routes:
                 )
             )
         try:
-            given = self.labels_decoder.decode(await self._body(request))
+            given = self.labels_decoder.decode(await self._body(request, self.max_bytes))
         except msgspec.ValidationError as error:
             raise Refused(wrong_labels(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Problem("unreadable", f"the body is no JSON: {error}")) from None
         pairs = [(item.id, int(item.label)) for item in given.labels]
         try:
-            counted = await asyncio.to_thread(self._put, pairs)
+            counted = asdict(await self._take(pairs))
         except PipelineError as error:
             log.exception("labels not taken")
-            raise Refused(Problem("log-full", str(error))) from error
+            raise Refused(Problem("labels-not-taken", str(error))) from error
         for outcome, n in counted.items():
             self.worker.meters.labels.labels(self.project.name, outcome).inc(n)
         return self._say(counted)
 
-    def _put(self, pairs: list[tuple[str, int]]) -> dict[str, int]:
-        return asdict(labels.take(self.project.at, self.project.contract, pairs))
+    async def _take(self, pairs: list[tuple[str, int]]) -> Counted:
+        counted = await self._put(pairs)
+        settings = self.project.task.serve.log
+        if not counted.unknown or settings.mode == "durable":
+            return counted
+        # The answer may have left before its record: a beat and its write later it is there.
+        await asyncio.sleep(2 * settings.flush_ms / 1000)
+        return labels.together(counted, await self._put(pairs))
+
+    async def _put(self, pairs: list[tuple[str, int]]) -> Counted:
+        async with self._puts:
+            return await asyncio.to_thread(
+                labels.take, self.project.at, self.project.contract, pairs
+            )
 
     async def knock(self, request: Request) -> Response:
         """MLflow's webhook: an alias was moved, so the keeper looks at once."""
@@ -126,7 +144,7 @@ class Routes:
         if not secret:
             said = f"webhooks are off: {WEBHOOK_SECRET} is not set"
             return answer(Problem("not-found", said))
-        body = await self._body(request)
+        body = await self._body(request, KNOCK_BYTES)
         if not webhook.verify(request.headers, body, secret, time.time()):
             return answer(Problem("unauthorized", "the signature does not fit the body, or is old"))
         if webhook.wakes(body, self.project.at.registered_name):
@@ -155,15 +173,16 @@ class Routes:
         text, media = page.asset(request.path_params["name"])
         return Response(text, media_type=media, headers=SECURITY)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, most: int) -> bytes:
         body = bytearray()
         async for piece in request.stream():
             body += piece
-            if len(body) > self.max_bytes:
-                said = (
-                    f"the body is larger than {self.max_bytes} bytes. Send fewer labels at a time"
+            if len(body) > most:
+                raise Refused(
+                    Problem(
+                        "too-large", f"the body is larger than {most} bytes. Send less at a time"
+                    )
                 )
-                raise Refused(Problem("too-large", said))
         return bytes(body)
 
     def _say(self, value: Any) -> Response:
@@ -180,7 +199,6 @@ def routes(project: Project, worker: Worker) -> Starlette:
             Route("/readyz", r.ready, methods=["GET"]),
             Route("/openapi.json", r.openapi, methods=["GET"]),
             Route("/docs", r.docs, methods=["GET"]),
-            Route("/docs.json", r.openapi, methods=["GET"]),
             Route("/predict", _never, methods=["POST"]),
             Route("/labels", r.labels, methods=["POST"]),
             Route("/hooks/mlflow", r.knock, methods=["POST"]),
@@ -210,7 +228,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return answer(error.problem)
+    return answer(error.problem, {"retry-after": "1"} if error.problem.status == 503 else None)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -8,7 +8,8 @@ import statistics
 from collections import deque
 
 from pipelines.serve_params import Challenger
-from pipelines.service.live import Live, Model
+from pipelines.service.live import Live
+from pipelines.service.state import Model
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class Traffic:
         reason = self._failed() if failed else self._slow(seconds)
         if reason:
             log.error("challenger taken off", extra={"version": model.version, "reason": reason})
-            self.live.trip(reason)
+            self._weighed = ""  # named again, it starts with a clean slate too
+            self.live.trip(model, reason)
 
     def _failed(self) -> str:
         self._failures += 1

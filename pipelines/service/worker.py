@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pipelines
 from pipelines.journal import Journal, JournalFull
 from pipelines.lock import alive
 from pipelines.project import Project
-from pipelines.served.bodies import hider
+from pipelines.served.hidden import hider
 from pipelines.service.engine import Engine
 from pipelines.service.live import Live
 from pipelines.service.meters import Meters
@@ -43,8 +44,9 @@ class Worker:
             project.at.journals, project.name, serve.log, hider(project.contract)
         )
         self.engine = Engine(project.name, self.wire, self.live, self.journal, self.meters, serve)
-        shared = project.at.service / f"spread-{os.getppid()}"
-        self.spread = Spread(shared, index, workers)
+        # Of its own: labels and loads, which may take long, must not keep records waiting.
+        self._writer = ThreadPoolExecutor(1, "journal")
+        self.spread = Spread(shared_by_workers(project), index, workers)
         self.parent = os.getppid()
         self._ended = False
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -63,6 +65,7 @@ class Worker:
         self._ended = True
         self._follows.cancel()
         await asyncio.gather(self._beats, self._follows, return_exceptions=True)
+        self._writer.shutdown(wait=False)
         self.journal.close()
         self._flush_meters()
 
@@ -89,7 +92,8 @@ class Worker:
         if taken is None:
             return
         try:
-            await asyncio.to_thread(self.journal.put, taken)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._writer, self.journal.put, taken)
         except OSError as error:
             if not self._full:
                 log.error("answers cannot be logged", extra={"error": str(error)})
@@ -142,6 +146,13 @@ class Worker:
         )  # fmt: skip
 
 
+def shared_by_workers(project: Project) -> Path:
+    """A file of this service alone: in BentoML's own folder, since replicas may share the state, and
+    their masters, each in a container of its own, may have the same number."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or project.at.service
+    return Path(folder) / f"spread-{os.getppid()}"
+
+
 def settle_garbage() -> None:
     """What is loaded stays: the collector need not walk it again, which costs 50 ms each time."""
     gc.collect()
@@ -158,7 +169,8 @@ def forget_dead_workers() -> None:
     files = Path(folder).glob("gauge_live*_*.db") if folder else ()
     for pid in {int(file.stem.rsplit("_", 1)[1]) for file in files}:
         if not alive(pid):
-            multiprocess.mark_process_dead(pid)
+            with contextlib.suppress(FileNotFoundError):  # another worker was quicker
+                multiprocess.mark_process_dead(pid)
 
 
 def last_alarm(project: Project) -> float:

@@ -1,7 +1,8 @@
 """Bulk requests: an Arrow stream or a Parquet file -> one table of the contract's types.
 
-The bytes are foreign. What they would unfold to is bounded before it is unfolded, and each batch is
-checked in full before it is looked at, since Arrow trusts offsets and indices that it has read.
+The bytes are foreign. What they would unfold to is bounded before it is unfolded (of a Parquet file
+only by what its footer says), and each batch is checked in full before it is looked at, since Arrow
+trusts offsets and indices that it has read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def read(body: bytes, media: Media, shape: Shape) -> pa.RecordBatch:
     try:
         table = _arrow(body, shape) if media == "arrow" else _parquet(body, shape)
         table.validate(full=True)
-    except Refused:
+    except (Refused, MemoryError):  # neither is the bytes' fault, as far as they can tell
         raise
     except Exception as error:  # foreign bytes: pyarrow's readers raise of every kind
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]

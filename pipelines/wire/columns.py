@@ -62,34 +62,6 @@ def feed(column: pa.ChunkedArray, field: Field) -> np.ndarray:
     return numbers
 
 
-def plain(table: pa.Table, shape: Shape) -> pa.Table:
-    """All fields, text as strings: one schema for all tables of a contract."""
-    import pyarrow as pa
-
-    schema = schema_of(shape)
-    have = table.schema.names
-    return pa.Table.from_arrays(
-        [
-            table.column(f.name).cast(f.type) if f.name in have else pa.nulls(len(table), f.type)
-            for f in schema
-        ],
-        schema=schema,
-    )
-
-
-def schema_of(shape: Shape) -> pa.Schema:
-    import pyarrow as pa
-
-    types = {
-        "timestamp": pa.timestamp("us"),
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "category": pa.string(),
-        "boolean": pa.bool_(),
-    }
-    return pa.schema([(f.name, types[f.column.type]) for f in shape.fields])
-
-
 # Each reader: a column as it was sent -> the canonical column, and which rows are good; where a
 # value is missing it may say either.
 

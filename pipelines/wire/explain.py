@@ -30,7 +30,7 @@ def refusal(shape: Shape, body: bytes) -> Refused:
     """For a body that the fast way has refused."""
     try:
         content = _untyped(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         return problem.refused("unreadable", f"The body is not JSON in UTF-8: {why}.{_hint(body)}")
     mistakes = list(islice(mistakes_in(shape, content), MOST_COUNTED))

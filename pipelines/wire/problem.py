@@ -17,7 +17,7 @@ TEXT = 80
 Kind = Literal[
     "unreadable", "unauthorized", "not-found", "wrong-method", "too-large",
     "wrong-media-type", "invalid-rows", "invalid-labels", "too-many-requests", "no-model",
-    "log-full", "stopping", "internal",
+    "log-full", "labels-not-taken", "internal",
 ]  # fmt: skip
 
 KINDS: dict[Kind, tuple[int, str]] = {
@@ -32,7 +32,7 @@ KINDS: dict[Kind, tuple[int, str]] = {
     "too-many-requests": (429, "Too many requests at the same time"),
     "no-model": (503, "No model is loaded yet"),
     "log-full": (503, "The answer cannot be logged, so it is not given"),
-    "stopping": (503, "The service is stopping"),
+    "labels-not-taken": (503, "The labels cannot be stored now, so none was taken"),
     "internal": (500, "The service failed; the request may be right"),
 }
 """Kind, stable for programs -> status and title. Its address is `/problems/<kind>`."""

@@ -10,9 +10,9 @@ import numpy as np
 from msgspec.structs import astuple
 
 from pipelines.contract import Contract
-from pipelines.slices import row_keys
 from pipelines.wire import bulk, columns, explain, outside
 from pipelines.wire.bulk import Media
+from pipelines.wire.problem import Refused
 from pipelines.wire.schema import Row, Shape
 
 if TYPE_CHECKING:
@@ -84,49 +84,18 @@ class Wire:
         break; only columns with such rows. Of the inputs: keys that are none are not looked at."""
         return outside.counts(self._outside, feeds)
 
-    def plain(self, asked: list[Row] | pa.Table) -> pa.Table:
-        """The rows for storage: always all of `fields` and the same schema, text as strings,
-        null where nothing was given."""
-        if not isinstance(asked, list):
-            return columns.plain(asked, self.shape)
-        import pyarrow as pa
-
-        schema = columns.schema_of(self.shape)
-        turned = zip(*map(astuple, asked), strict=True)
-        arrays = [
-            pa.array([_stored(v, f.type) for v in values], f.type)
-            for f, values in zip(schema, turned, strict=True)
-        ]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-    def row_keys(self, asked: list[Row] | pa.Table) -> list[str]:
-        """16 hex digits that name each row as `slices.row_keys` does; "" where a key column was
-        not given or is null. An integer is hashed as one: a batch that stores an integer key as
-        floats, because it has gaps, gives its rows other names."""
-        key = list(self.contract.key)
-        if not set(key) <= set(self.fields):
-            return [""] * len(asked)
-        table = self.plain(asked).select(key).to_pandas(integer_object_nulls=True)
-        whole = table.notna().all(axis=1).to_numpy()
-        stored = {n: _HASHED.get(self.contract.columns[n].type, "object") for n in key}
-        names = np.full(len(table), "", dtype=object)
-        if whole.any():
-            keys = row_keys(table[whole].astype(stored), self.contract)
-            names[whole] = [f"{number:016x}" for number in keys.tolist()]
-        return list(names)
-
     def example(self, artifact_examples: pd.DataFrame) -> dict[str, Any]:
         """The first of the artifact's example rows that this wire takes, as a JSON row.
 
         Raises Refused naming what is wrong with the first one, where none is taken.
         """
-        refusal: Exception | None = None
+        refusal: Refused | None = None
         given = [name for name in self.fields if name in artifact_examples.columns]
         for _, row in artifact_examples[given].astype(object).iterrows():
             asked = {name: _jsonable(row[name]) for name in given}
             try:
                 self.rows(msgspec.json.encode({"rows": [asked]}))
-            except Exception as error:
+            except Refused as error:
                 refusal = refusal or error
             else:
                 return asked
@@ -142,18 +111,6 @@ def _seconds(times: tuple[dt.datetime, ...]) -> np.ndarray:
 
 
 _EPOCH = dt.datetime(1970, 1, 1)
-_HASHED = {
-    "timestamp": "datetime64[us]",
-    "integer": "int64",
-    "number": "float64",
-    "boolean": "bool",
-}
-
-
-def _stored(value: Any, kind: pa.DataType) -> Any:
-    if value is None or value is msgspec.UNSET:
-        return None
-    return int(value) if kind == "int64" else value
 
 
 def _jsonable(value: Any) -> Any:

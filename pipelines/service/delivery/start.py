@@ -8,7 +8,6 @@ bento may share that folder; another bento takes it over when none of them runs 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def environment(src: Path, now: Mapping[str, str]) -> dict[str, str]:
 
 def _must_be_delivered(src: Path, facts: Mapping[str, str]) -> None:
     manifest = src / MODEL / "manifest.json"
-    found = hashlib.md5(manifest.read_bytes()).hexdigest() if manifest.is_file() else "none"
+    found = store.md5(manifest) if manifest.is_file() else "none"
     if found != facts["artifact"]:
         raise ArtifactError(
             f"{src / MODEL} holds artifact {found}, and the bento was made with "
@@ -108,7 +107,8 @@ def settle(src: Path, root: Path, task: str) -> TextIO:
 def _take_over(src: Path, root: Path, task: str) -> None:
     """What the last bento wanted to answer with goes; its answers and labels stay."""
     theirs, at = Paths(src, task), Paths(root, task)
-    shutil.rmtree(at.service, ignore_errors=True)
+    if at.service.exists():
+        shutil.rmtree(at.service)  # one that stays would answer with the last bento's model
     for source, target in ((theirs.contract, at.contract), (theirs.params, at.params)):
         store.write_text(target, source.read_text(encoding="utf-8"))
     # Last: when it is killed before this, the next start does it all again.

@@ -6,6 +6,7 @@ Whatever fails, what was published before stays.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -16,16 +17,15 @@ from typing import Any
 from pipelines import store
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, Registry
 from pipelines.project import Project
-from pipelines.service import wanted
+from pipelines.service import backoff, wanted
 from pipelines.service.keeper import telling
-from pipelines.service.keeper.aliases import REST, Aliases
+from pipelines.service.keeper.aliases import Aliases
+from pipelines.service.keeper.publish import Publisher
 from pipelines.service.keeper.trying import Notes, Tried, attempt
 from pipelines.service.wanted import Reach, Refusal, Version, Wanted
 
 log = logging.getLogger(__name__)
 
-BACKOFF = (2.0, 300.0)
-"""Seconds until the second try of what may pass by itself; doubling, up to the second number."""
 CAME_ALONG = "it came with the service"
 
 
@@ -54,8 +54,7 @@ class Follower:
         self.ended: queue.SimpleQueue[Tried] = queue.SimpleQueue()
         self._results: dict[str, Tried] = {}
         self._in_hand: set[str] = set()
-        self._written: Wanted | None = None
-        self._unwritten = ""
+        self._publisher = Publisher(self.at.wanted)
 
     def begin(self) -> None:
         """What answered last answers again, if it still may: the registry may be down now."""
@@ -83,9 +82,16 @@ class Follower:
         self._publish()
 
     def due(self) -> float:
-        """Seconds until a refused version is tried again; infinite when none is to be."""
-        again = [r.again_at for r in self.wanted.refused.values() if r.again_at is not None]
-        return max(0.0, min(again) - self.clock()) if again else float("inf")
+        """Seconds until a refused version is tried again; infinite when none is to be, or none can:
+        without the registry, and while a try is in hand, a time that has passed calls for nothing."""
+        if not self.wanted.registry.reachable:
+            return math.inf
+        again = [
+            refusal.again_at
+            for version, refusal in self.wanted.refused.items()
+            if refusal.again_at is not None and version not in self._in_hand
+        ]
+        return max(0.0, min(again) - self.clock()) if again else math.inf
 
     def leave(self) -> None:
         """An orderly end is no version's fault."""
@@ -154,6 +160,7 @@ class Follower:
         if now is not None and (now.version, now.digest) == (version, digest):
             if now.why != why:
                 self._set(**{slot: now.model_copy(update={"why": why})})
+            self._set(refused=self._refused_without(version))  # as other files under its number
             return
         tried = self._results.get(version)
         if tried is None or tried.digest != digest:  # the alias moved on, or the files did
@@ -194,13 +201,12 @@ class Follower:
         before = self.wanted.refused.get(tried.version)
         again = before is not None and before.digest == tried.digest
         tries = before.tries + 1 if before is not None and again else 1
-        wait = min(BACKOFF[0] * 2.0 ** min(tries - 1, 30), BACKOFF[1])
         refusal = Refusal(
             digest=tried.digest,
             reason=tried.reason,
             since=before.since if before is not None and again else self.clock(),
             tries=tries,
-            again_at=self.clock() + wait if tried.transient else None,
+            again_at=self.clock() + backoff.wait(tries) if tried.transient else None,
         )
         self._set(refused=self._refused_without(tried.version) | {tried.version: refusal})
         said = {"task": self.at.task, "version": tried.version, "reason": tried.reason}
@@ -235,19 +241,4 @@ class Follower:
         self.wanted = self.wanted.model_copy(update=changed)
 
     def _publish(self) -> None:
-        """Only when it says something new, or `looked_at` is old; a full disk is tried again."""
-        now, before = self.clock(), self._written
-        if before is not None and now - before.looked_at < REST and self._says_what(before):
-            return
-        self._set(looked_at=now)
-        try:
-            wanted.write(self.at.wanted, self.wanted)
-        except OSError as error:
-            if self._unwritten != str(error):
-                log.error("wanted.json cannot be written", extra={"error": str(error)})
-            self._unwritten = str(error)
-            return
-        self._written, self._unwritten = self.wanted, ""
-
-    def _says_what(self, before: Wanted) -> bool:
-        return self.wanted.model_copy(update={"looked_at": before.looked_at}) == before
+        self.wanted = self._publisher.publish(self.wanted, self.clock())

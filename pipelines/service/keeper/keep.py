@@ -91,7 +91,7 @@ def _lives(pid: int) -> bool:
     """A process that has ended and that nobody has buried yet does not count."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    except FileNotFoundError:  # gone, or a system without /proc
+    except OSError:  # gone, or going while it is read, or a system without /proc
         return alive(pid)
     return after_name.split()[0] not in "ZX"
 

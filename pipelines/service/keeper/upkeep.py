@@ -58,7 +58,9 @@ class Upkeep:
         self.state["rows"] += done.rows
         self.state["torn_journals"] += done.bad
         if done.failed:
-            raise OSError(f"{done.failed} journals could not be read or written, see the log")
+            raise OSError(
+                f"{done.failed} journals or days could not be read or written, see the log"
+            )
 
     def _retain(self, today: dt.date) -> None:
         from pipelines import served

@@ -1,7 +1,7 @@
 """The service as OpenAPI 3.1, from the contract: what it says is allowed is exactly what is answered.
 
-One rule has no words in JSON Schema: a column that never exceeds another one of its row. A request
-that breaks it is answered 422, and the field's description says so.
+Two rules have no words in JSON Schema: a column that never exceeds another one of its row, which the
+field's description tells, and names given twice. A request that breaks one is answered 422.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import Any
 from pipelines.artifact import About
 from pipelines.contract import Contract
 from pipelines.serve_params import Serve
+from pipelines.service.pages.openapi_words import (
+    closed,
+    count,
+    header,
+    list_of,
+    problem,
+    ref,
+    refusals,
+)
 from pipelines.wire.bulk import CONTENT_TYPES
 from pipelines.wire.json_schema import row_schema
-from pipelines.wire.problem import KINDS, MEDIA
 
 JSON = "application/json"
 MOST_LABELS = 100_000
@@ -74,15 +82,15 @@ def _label_words(contract: Contract) -> str:
 def schemas(contract: Contract, max_rows: int) -> dict[str, Any]:
     return {
         "Row": row_schema(contract),
-        "Request": _closed({"rows": _list(_ref("Row"), max_rows)}),
-        "Answer": _closed(
+        "Request": closed({"rows": list_of(ref("Row"), max_rows)}),
+        "Answer": closed(
             {
                 "model": {"const": contract.task},
                 "version": {"type": "string", "description": "Version of the model that answered."},
-                "predictions": _list(_ref("Prediction"), max_rows),
+                "predictions": list_of(ref("Prediction"), max_rows),
             }
         ),
-        "Prediction": _closed(
+        "Prediction": closed(
             {
                 "id": {
                     "type": "string",
@@ -97,27 +105,27 @@ def schemas(contract: Contract, max_rows: int) -> dict[str, Any]:
                 "prediction": {"type": "integer", "enum": [0, 1]},
             }
         ),
-        "Labels": _closed({"labels": _list(_ref("Label"), MOST_LABELS)}),
-        "Label": _closed(
+        "Labels": closed({"labels": list_of(ref("Label"), MOST_LABELS)}),
+        "Label": closed(
             {
                 "id": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
                 "label": {"type": "integer", "enum": [0, 1]},
             }
         ),
-        "Counted": _closed(
+        "Counted": closed(
             {
-                "accepted": _count("New, and stored."),
-                "repeated": _count("Known already, with the same label."),
-                "conflicting": _count("Known already with the other label, which stays."),
-                "unknown": _count("No answer has this id."),
+                "accepted": count("New, and stored."),
+                "repeated": count("Known already, with the same label."),
+                "conflicting": count("Known already with the other label, which stays."),
+                "unknown": count("No answer has this id."),
             }
         ),
-        "Problem": _problem(),
+        "Problem": problem(),
     }
 
 
 def _predict(contract: Contract, example: Mapping[str, Any] | None, serve: Serve) -> dict[str, Any]:
-    request: dict[str, Any] = {"schema": _ref("Request")}
+    request: dict[str, Any] = {"schema": ref("Request")}
     if example is not None:
         request["example"] = {"rows": [dict(example)]}
     bulk = {
@@ -138,10 +146,10 @@ def _predict(contract: Contract, example: Mapping[str, Any] | None, serve: Serve
         "responses": {
             "200": {
                 "description": "An answer for each row, in their order",
-                "headers": {"x-model-version": _header("string", "The version that answered")},
-                "content": {JSON: {"schema": _ref("Answer")}, CONTENT_TYPES["arrow"]: {}},
+                "headers": {"x-model-version": header("string", "The version that answered")},
+                "content": {JSON: {"schema": ref("Answer")}, CONTENT_TYPES["arrow"]: {}},
             },
-            **_refusals(400, 401, 413, 415, 422, 429, 500, 503),
+            **refusals(400, 401, 413, 415, 422, 429, 500, 503),
         },
     }
 
@@ -155,14 +163,14 @@ def _labels(contract: Contract) -> dict[str, Any]:
         f"differ, the first stays. At most {MOST_LABELS:,} at a time.",
         "requestBody": {
             "required": True,
-            "content": {JSON: {"schema": _ref("Labels"), "example": example}},
+            "content": {JSON: {"schema": ref("Labels"), "example": example}},
         },
         "responses": {
             "200": {
                 "description": "How many were of which sort",
-                "content": {JSON: {"schema": _ref("Counted")}},
+                "content": {JSON: {"schema": ref("Counted")}},
             },
-            **_refusals(400, 401, 413, 415, 422, 500),
+            **refusals(400, 401, 413, 415, 422, 500, 503),
         },
     }
 
@@ -173,7 +181,7 @@ def _model() -> dict[str, Any]:
         "summary": "Which version answers, since when, and why",
         "responses": {
             "200": {"description": "The state", "content": {JSON: {"schema": {"type": "object"}}}},
-            **_refusals(401, 500),
+            **refusals(401, 500),
         },
     }
 
@@ -196,66 +204,6 @@ def _metrics() -> dict[str, Any]:
                 "description": "Prometheus text",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             },
-            **_refusals(401),
+            **refusals(401),
         },
     }
-
-
-def _refusals(*statuses: int) -> dict[str, Any]:
-    """Each status with what it may mean here."""
-    content = {MEDIA: {"schema": _ref("Problem")}}
-    found = {}
-    for status in statuses:
-        titles = [title for of, title in KINDS.values() if of == status]
-        found[str(status)] = {"description": ". ".join(titles), "content": content}
-        if status in (429, 503):
-            found[str(status)]["headers"] = {"retry-after": _header("string", "Seconds to wait")}
-    return found
-
-
-def _problem() -> dict[str, Any]:
-    text = {"type": "string"}
-    mistake = {
-        "type": "object",
-        "properties": {"field": text, "value": {}, "allowed": text, "message": text},
-        "required": ["field", "allowed", "message"],
-    }
-    return {
-        "type": "object",
-        "description": "Problem details, RFC 9457",
-        "properties": {
-            "type": {"enum": [f"/problems/{kind}" for kind in KINDS]},
-            "title": text,
-            "status": {"type": "integer"},
-            "detail": text,
-            "errors": {"type": "array", "items": mistake},
-            "more": _count("Mistakes beyond those that `errors` tells."),
-        },
-        "required": ["type", "title", "status", "detail"],
-    }
-
-
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object with all of these properties and no other."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
-
-
-def _count(said: str) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 0, "description": said}
-
-
-def _header(kind: str, said: str) -> dict[str, Any]:
-    return {"description": said, "schema": {"type": kind}}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from pipelines.project import Project
-from pipelines.service.live import Model
 from pipelines.service.pages import form
+from pipelines.service.state import Model
 from pipelines.wire.problem import Refused
 
 if TYPE_CHECKING:

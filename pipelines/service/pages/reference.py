@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pipelines.project import Project
 from pipelines.service.access import KEY
 from pipelines.service.pages.page import example, render
+from pipelines.wire.bulk import CONTENT_TYPES
 from pipelines.wire.problem import KINDS
 
 if TYPE_CHECKING:
     from pipelines.service.worker import Worker
 
 JSON = "application/json"
-ARROW = "application/vnd.apache.arrow.stream"
-PARQUET = "application/vnd.apache.parquet"
+ARROW, PARQUET = CONTENT_TYPES["arrow"], CONTENT_TYPES["parquet"]
 
 
 def docs_html(project: Project, worker: Worker, address: str) -> str:
