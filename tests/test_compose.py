@@ -201,3 +201,17 @@ def test_the_health_check_of_a_container_fails_on_a_server_that_is_not_there():
     )  # fmt: skip
     assert done.returncode == 1
     assert "does not answer" in done.stderr
+
+
+# where one machine is outgrown
+
+
+def test_the_pod_of_a_step_is_valid_yaml_without_root_and_train_asks_for_a_gpu():
+    text = (REPOSITORY / "docs" / "scaling.md").read_text()
+    pod, train = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S))
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "base"  # Airflow puts its own command into the one of this name
+    assert pod["spec"]["securityContext"]["runAsNonRoot"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert train["resources"]["limits"]["nvidia.com/gpu"] == 1

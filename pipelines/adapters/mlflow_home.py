@@ -50,7 +50,7 @@ def configure(at: Paths) -> str:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     named = _named_by_user()
-    uri = named if named and at.replay is None else _local(at)
+    uri = named if named and at.replay is None else local_store(at)
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -69,7 +69,7 @@ def _named_by_user() -> str | None:
     return _named[0]
 
 
-def _local(at: Paths) -> str:
+def local_store(at: Paths) -> str:
     """A fresh database costs seconds of migrations, and two makers spoil it: made once, copied."""
     database = at.mlflow / "mlflow.db"
     if not database.is_file():
