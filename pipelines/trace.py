@@ -112,6 +112,11 @@ def _rebuild(project: Project, commit: str, dirty: bool, last: str) -> list[str]
     ]
 
 
+def _way(route: str) -> str:
+    known = {"batch": "", "file": ", in a file of rows"}
+    return known.get(route, f", over HTTP by the {route}")
+
+
 def as_text(found: dict[str, Any]) -> str:
     prediction, model, code = found["prediction"], found["model"], found["code"]
     window = found["params"]["window"]
@@ -119,7 +124,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines = [
         f"prediction  {prediction['id']}",
         f"  answered  {prediction['probability']:.4f} -> {prediction['prediction']}, batch {found['batch']}"
-        + ("" if found["route"] == "batch" else f", over HTTP by the {found['route']}"),
+        + _way(found["route"]),
         f"model       {model['name']} version {model['version']}, digest {model['digest']}",
         f"  verdict   {found['verdict']}: {found['verdict_reason']}",
         f"  run       {found['run']}",

@@ -10,6 +10,7 @@ import click
 from pipelines.commands.options import example, json_option, one_batch, say, task_argument
 
 if TYPE_CHECKING:
+    from pipelines.adapters.registry import Registry
     from pipelines.artifact import Artifact
     from pipelines.project import Project
 
@@ -70,19 +71,63 @@ def rollback(task: str, as_json: bool) -> None:
     say({"champion": now, "changed": now != before}, as_json, text)
 
 
-@click.command(epilog=example("perennial score flights --batch 2013-04"))
+@click.command(epilog=example("perennial score flights --files inbox/today"))
 @task_argument
-@one_batch
+@click.option("--batch", metavar="PERIOD", help="Answer this landed batch, e.g. 2013-04.")
+@click.option("--files", metavar="FOLDER", help="Or each CSV and Parquet file of rows in here.")
+@click.option("--out", metavar="FOLDER", help="Where their answers go; else data/6_scored/<task>.")
 @json_option
-def score(task: str, batch: str, as_json: bool) -> None:
-    """Let the champion answer a batch; its answers are logged."""
+def score(task: str, batch: str | None, files: str | None, out: str | None, as_json: bool) -> None:
+    """Let the champion answer a batch, or files of rows; its answers are logged.
+
+    With --files, each file that has no answers yet gets them, as Parquet under its own name. Rows
+    are held to the contract as the service's are: a file with a wrong one is refused whole.
+    """
     from pipelines.project import open_project
     from pipelines.stages import score as stage
 
+    if (batch is None) == (files is None) or (out is not None and files is None):
+        raise click.UsageError("give either --batch, or --files with or without --out")
     p = open_project(task)
+    if files is not None:
+        _score_files(p, Path(files), p.at.scored if out is None else Path(out), as_json)
+        return
+    period = str(batch)
     version, model = _champion(p)
-    rows = stage.run(p.name, p.contract, p.at, batch, model, version)
-    say({"rows": rows, "version": version}, as_json, f"{rows} answers in {p.at.predictions(batch)}")
+    rows = stage.run(p.name, p.contract, p.at, period, model, version)
+    said = f"{rows} answers in {p.at.predictions(period)}"
+    say({"rows": rows, "version": version}, as_json, said)
+
+
+def _score_files(p: Project, folder: Path, out: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+    from functools import cache
+
+    from pipelines.adapters.registry import Registry
+    from pipelines.service.verify import verified
+    from pipelines.stages import score_files as stage
+
+    registry = Registry(p.at)
+
+    @cache
+    def model_of(version: str) -> Artifact:
+        digest = registry.tags(version).get("artifact", "")
+        return verified(registry.fetch(version), digest, p.contract)
+
+    champion = _champion_version(p, registry)
+    done = stage.run(p.name, p.contract, p.at, folder, out, champion, model_of)
+    counts = f"{len(done.answered)} answered, {done.before} before, {len(done.refused)} refused"
+    lines = [
+        f"{a.file}: {a.rows} answers by version {a.version}: {a.answers}" for a in done.answered
+    ]
+    told = {
+        "answered": [asdict(a) for a in done.answered],
+        "before": done.before,
+        "refused": [str(error) for error in done.refused],
+    }
+    say(told, as_json, "\n".join([*lines, f"files of {folder}: {counts}"]))
+    if done.refused:
+        raise type(done.refused[0])("\n".join(map(str, done.refused)))
 
 
 @click.command(epilog=example("perennial labels flights --batch 2013-04"))
@@ -141,12 +186,18 @@ def monitor(task: str, batch: str, as_json: bool) -> None:
 def _champion(project: Project) -> tuple[str, Artifact]:
     from pipelines.adapters.registry import Registry
     from pipelines.artifact import load
-    from pipelines.errors import MissingInput
 
     registry = Registry(project.at)
+    version = _champion_version(project, registry)
+    return version, load(registry.fetch(version))
+
+
+def _champion_version(project: Project, registry: Registry) -> str:
+    from pipelines.errors import MissingInput
+
     version = registry.alias("champion")
     if version is None:
         raise MissingInput(
             f"{project.name} has no champion yet. Make one with: perennial tick {project.name}"
         )
-    return version, load(registry.fetch(version))
+    return version
