@@ -40,7 +40,7 @@ EVERY = (3.0, 4.0)
 DURING = 1.0
 """Seconds from a move on whose requests count as during the swap; it is over by then, or nearly."""
 POLL, SELDOM = 0.5, 30.0
-"""serve.poll_seconds; the second is the largest, so that hardly any move is seen but by the webhook."""
+"""serve.poll_seconds; the second so long that hardly any move is seen but by the webhook."""
 SECRET = "a secret of this benchmark"
 
 
