@@ -1,4 +1,4 @@
-"""MLflow's own server on a port of this machine, and the calls that its pages make."""
+"""MLflow's own servers on a port of this machine, and the calls that its pages make."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 from pipelines.adapters import mlflow_home
-from tests.slow.test_server import free_port, started
+from tests.slow.serving import free_port
 
 RECEIVES = {
     # A receiver on this machine: MLflow refuses http and private addresses otherwise.
@@ -24,6 +27,40 @@ RECEIVES = {
     "MLFLOW_WEBHOOK_CACHE_TTL": "1",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 }
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, health: str) -> Iterator[Callable[[], None]]:
+    """A server and, as value, the way to kill -9 it with its children."""
+    environment = os.environ | mlflow_home.ENVIRONMENT
+    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment.pop(mlflow_home.VARIABLE, None)
+    if "models" in command:
+        environment[mlflow_home.VARIABLE] = os.environ[mlflow_home.VARIABLE]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+        try:
+            until = time.monotonic() + 180
+            while time.monotonic() < until and process.poll() is None:
+                try:
+                    urllib.request.urlopen(health, timeout=2).close()
+                    break
+                except OSError:
+                    time.sleep(0.3)
+            else:
+                raise AssertionError(f"no answer from {health}: {log.read_text()[-3000:]}")
+            yield kill
+        finally:
+            kill()
 
 
 @dataclass(frozen=True)
@@ -52,6 +89,10 @@ class Home:
     artifacts: Path
     port: int
 
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     @contextlib.contextmanager
     def serve(self) -> Iterator[Server]:
         if not self.database.exists():
@@ -62,12 +103,11 @@ class Home:
             "--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.database}",
             "--workers", "1", "--artifacts-destination", str(self.artifacts),
         ]  # fmt: skip
-        uri = f"http://127.0.0.1:{self.port}"
         with contextlib.ExitStack() as stack:
             with mock.patch.dict(os.environ, RECEIVES):
-                server = started(command, self.database.with_suffix(".log"), f"{uri}/health")
+                server = started(command, self.database.with_suffix(".log"), f"{self.uri}/health")
                 kill = stack.enter_context(server)
-            yield Server(uri, kill)
+            yield Server(self.uri, kill)
 
 
 def home(folder: Path, database: Path | None = None) -> Home:

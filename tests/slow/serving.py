@@ -165,3 +165,12 @@ def serving(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def with_champion(root: Path, **environment: str) -> Iterator[Running]:
+    """The service of a new project at `root`, whose version 1 answers."""
+    at = project(root)
+    champion(at, version(at))
+    with serving(at, **environment) as service:
+        yield service

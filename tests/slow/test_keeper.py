@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import json
+import itertools
 import os
 import random
 import shutil
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ from pipelines.service.keeper.follower import Follower
 from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, PUMPS, WORSE, pump_graph
 from tests.keeper_world import FakeRegistry, eventually, make_models, project
-from tests.slow.test_server import free_port, started
+from tests.slow import mlflow_server
+from tests.slow.mlflow_server import Server
 from tests.slow.trained import train
 
 pytestmark = pytest.mark.slow
@@ -84,93 +84,21 @@ def kept(at: Paths, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """MLflow's server with three versions: its address, and what starts it again after a kill."""
-    home = tmp_path_factory.mktemp("server")
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{home / 'server.db'}", "--workers", "1",
-        "--artifacts-destination", str(home / "served"),
-    ]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(mlflow_home.VARIABLE, raising=False)
-        shutil.copy(mlflow_home._template(home), home / "server.db")
-        patch.setenv(mlflow_home.VARIABLE, uri)
-        # A receiver on this machine: MLflow refuses http and private addresses otherwise.
-        patch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
-        patch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
-        patch.setenv("MLFLOW_WEBHOOK_CACHE_TTL", "1")
-        key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-        patch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", key)
-
-        def start() -> Any:
-            return started(command, home / "server.log", f"{uri}/health")
-
-        at = Paths(home / "project", "pumps")
-        with start():
-            for version, graph in GRAPHS.items():
-                folder = home / version / "model"
-                train(at, graph, folder)
-                assert Registry(at).register(artifact.load(folder)) == version
-        yield uri, start
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """MLflow's server with three versions; the test that kills it stands last of those that use it."""
+    folder = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch, mlflow_server.home(folder).serve() as server:
+        patch.setenv(mlflow_home.VARIABLE, server.uri)
+        at = Paths(folder / "project", "pumps")
+        for version, graph in GRAPHS.items():
+            train(at, graph, folder / version / "model")
+            assert Registry(at).register(artifact.load(folder / version / "model")) == version
+        yield server
 
 
-def rest(uri: str, version: str) -> None:
-    """The alias moved as the page of MLflow moves it."""
-    body = {"name": "pumps", "alias": CHAMPION, "version": version}
-    request = urllib.request.Request(
-        f"{uri}/ajax-api/2.0/mlflow/registered-models/alias",
-        json.dumps(body).encode(),
-        {"content-type": "application/json"},
-    )
-    urllib.request.urlopen(request, timeout=30).close()
-
-
-def test_a_move_by_rest_is_followed_through_kills_of_keeper_and_registry(
-    served: tuple[str, Callable[[], Any]], tmp_path: Path
-):
-    uri, start = served
-    at = write_project(tmp_path / "project", poll_seconds=0.2)
-    with start() as kill_server:
-        rest(uri, "1")
-        with kept(at) as first:
-            eventually(lambda: answering(at) == "1", WAIT)
-            rest(uri, "2")
-            eventually(lambda: answering(at) == "2", WAIT)
-            with kept(at) as second:
-                assert second.wait(WAIT) == 0
-            assert first.poll() is None
-            first.kill()
-            first.wait()
-        rest(uri, "3")
-        with kept(at) as heir:
-            eventually(lambda: answering(at) == "3", WAIT)
-            kill_server()
-            eventually(lambda: not wanted.read(at.wanted).registry.reachable, WAIT)
-            assert answering(at) == "3"
-            heir.send_signal(signal.SIGTERM)
-            assert heir.wait(WAIT) == 0
-    # Started when the registry is down, from what lies here.
-    at.wanted.write_text(at.wanted.read_text().replace('"said": ""', '"said": "of before"'))
-    with kept(at):
-        eventually(lambda: wanted.read(at.wanted).said == "", WAIT)
-        assert answering(at) == "3"
-        eventually(lambda: not wanted.read(at.wanted).registry.reachable, WAIT)
-        assert uri in wanted.read(at.wanted).registry.error
-        with start():
-            rest(uri, "1")
-            eventually(lambda: answering(at) == "1", WAIT)
-            assert wanted.read(at.wanted).registry.reachable
-
-
-def test_mlflows_own_knock_is_believed_and_wakes_the_keeper(
-    served: tuple[str, Callable[[], Any]], tmp_path: Path
-):
+def test_mlflows_own_knock_is_believed_and_wakes_the_keeper(registry: Server, tmp_path: Path):
     import mlflow
 
-    uri, start = served
     at = write_project(tmp_path / "project", poll_seconds=600)
     heard: list[bool] = []
 
@@ -191,27 +119,51 @@ def test_mlflows_own_knock_is_believed_and_wakes_the_keeper(
     receiver = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     try:
-        with start():
-            rest(uri, "1")
-            client = mlflow.MlflowClient(uri)
-            made = client.create_webhook(
-                name="perennial",
-                url=f"http://127.0.0.1:{receiver.server_port}/hooks/mlflow",
-                secret=SECRET,
-                events=["model_version_alias.created", "model_version_alias.deleted"],
-            )
-            time.sleep(1.5)  # the server reads its list of webhooks once a second
-            with kept(at):
-                eventually(lambda: answering(at) == "1", WAIT)
-                rest(uri, "2")
-                # The next look by the clock is ten minutes away.
-                eventually(lambda: answering(at) == "2", WAIT)
-            assert heard
-            assert all(heard)
-            client.delete_webhook(made.webhook_id)
+        registry.name("pumps", CHAMPION, "1")
+        client = mlflow.MlflowClient(registry.uri)
+        made = client.create_webhook(
+            name="perennial",
+            url=f"http://127.0.0.1:{receiver.server_port}/hooks/mlflow",
+            secret=SECRET,
+            events=["model_version_alias.created", "model_version_alias.deleted"],
+        )
+        time.sleep(1.5)  # the server reads its list of webhooks once a second
+        with kept(at):
+            eventually(lambda: answering(at) == "1", WAIT)
+            registry.name("pumps", CHAMPION, "2")
+            # The next look by the clock is ten minutes away.
+            eventually(lambda: answering(at) == "2", WAIT)
+        assert heard
+        assert all(heard)
+        client.delete_webhook(made.webhook_id)
     finally:
         receiver.shutdown()
         receiver.server_close()
+
+
+def test_a_move_by_rest_is_followed_through_kills_of_keeper_and_registry(
+    registry: Server, tmp_path: Path
+):
+    at = write_project(tmp_path / "project", poll_seconds=0.2)
+    registry.name("pumps", CHAMPION, "1")
+    with kept(at) as first:
+        eventually(lambda: answering(at) == "1", WAIT)
+        registry.name("pumps", CHAMPION, "2")
+        eventually(lambda: answering(at) == "2", WAIT)
+        with kept(at) as second:
+            assert second.wait(WAIT) == 0
+        assert first.poll() is None
+        first.kill()
+        first.wait()
+    registry.name("pumps", CHAMPION, "3")
+    with kept(at) as heir:
+        eventually(lambda: answering(at) == "3", WAIT)
+        registry.kill()
+        eventually(lambda: not wanted.read(at.wanted).registry.reachable, WAIT)
+        assert registry.uri in wanted.read(at.wanted).registry.error
+        assert answering(at) == "3"
+        heir.send_signal(signal.SIGTERM)
+        assert heir.wait(WAIT) == 0
 
 
 def test_killed_at_any_moment_the_file_is_whole_and_the_next_keeper_ends_right(
@@ -221,18 +173,34 @@ def test_killed_at_any_moment_the_file_is_whole_and_the_next_keeper_ends_right(
     at = write_project(tmp_path / "project", poll_seconds=0.05)
     registry = local_versions(at, tmp_path)
     chance = random.Random(7)
-    last = "1"
+    turns = itertools.cycle("21")
+
+    def turn() -> str:
+        version = next(turns)
+        move(registry, version)
+        answering(at)
+        return version
+
+    def written() -> int:
+        return at.wanted.stat().st_mtime_ns if at.wanted.is_file() else 0
+
+    def at_work(process: subprocess.Popen[bytes], before: int) -> bool:
+        assert process.poll() is None
+        turn()
+        return written() != before
+
     for _ in range(6):
+        before = written()
         with kept(at) as process:
-            eventually(lambda: (at.service / "keeper.lock").is_file(), WAIT)
-            until = time.monotonic() + chance.uniform(1.0, 7.0)
+            eventually(lambda p=process, b=before: at_work(p, b), WAIT)
+            until = time.monotonic() + chance.uniform(0, 1.5)
             while time.monotonic() < until:
-                last = "2" if last == "1" else "1"
-                move(registry, last)
-                answering(at)
+                turn()
+            assert process.poll() is None
             process.kill()
             process.wait()
         answering(at)
+    last = turn()
     with kept(at):
         eventually(lambda: answering(at) == last, WAIT)
         eventually(lambda: wanted.read(at.wanted).refused == {}, WAIT)

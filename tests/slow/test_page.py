@@ -29,9 +29,7 @@ KEY = "a key of sixteen characters and more"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    at = serving.project(tmp_path_factory.mktemp("page"))
-    serving.champion(at, serving.version(at))
-    with serving.serving(at) as running:
+    with serving.with_champion(tmp_path_factory.mktemp("page")) as running:
         yield running
 
 
@@ -215,9 +213,7 @@ def test_after_a_swap_the_answer_says_that_the_page_is_of_another_version(
 def test_with_a_key_the_browser_sends_it_with_what_the_page_asks(
     tmp_path: Path, new_tab: Callable[[], Tab]
 ) -> None:
-    at = serving.project(tmp_path / "p")
-    serving.champion(at, serving.version(at))
-    with serving.serving(at, PERENNIAL_API_KEY=KEY) as running:
+    with serving.with_champion(tmp_path / "p", PERENNIAL_API_KEY=KEY) as running:
         assert running.get("/").status_code == 401
         tab = new_tab()
         tab.log_in(f"{running.url}/", KEY)

@@ -5,17 +5,10 @@ MLflow's own servers: one that dies in the middle of a promotion, one that answe
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,49 +20,12 @@ from pipelines.adapters.registry import CHAMPION, Registry
 from pipelines.errors import RegistryError
 from pipelines.paths import Paths
 from tests.fakes import BETTER, WORSE, pumps
+from tests.slow import mlflow_server
+from tests.slow.mlflow_server import started
+from tests.slow.serving import free_port
 from tests.slow.trained import challenge, every_alias_loads, prepare_world, train
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def started(command: list[str], log: Path, health: str) -> Iterator[Callable[[], None]]:
-    """A server and, as value, the way to kill -9 it with its children."""
-    environment = os.environ | mlflow_home.ENVIRONMENT
-    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment.pop(mlflow_home.VARIABLE, None)
-    if "models" in command:
-        environment[mlflow_home.VARIABLE] = os.environ[mlflow_home.VARIABLE]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, start_new_session=True
-        )
-
-        def kill() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-        try:
-            until = time.monotonic() + 180
-            while time.monotonic() < until and process.poll() is None:
-                try:
-                    urllib.request.urlopen(health, timeout=2).close()
-                    break
-                except OSError:
-                    time.sleep(0.3)
-            else:
-                raise AssertionError(f"no answer from {health}: {log.read_text()[-3000:]}")
-            yield kill
-        finally:
-            kill()
 
 
 class DiesAt:
@@ -87,43 +43,34 @@ class DiesAt:
 def test_a_server_that_dies_in_the_middle_promotes_nothing_and_is_picked_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    database = tmp_path / "server.db"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{database}", "--workers", "1",
-        "--artifacts-destination", str(tmp_path / "served"),
-    ]  # fmt: skip
-    server = (command, tmp_path / "server.log", f"{uri}/health")
-    shutil.copy(next(Path(mlflow_home._template(tmp_path)).parent.glob("*.db")), database)
-    monkeypatch.setenv(mlflow_home.VARIABLE, uri)
+    home = mlflow_server.home(tmp_path)
+    monkeypatch.setenv(mlflow_home.VARIABLE, home.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     at = Paths(tmp_path / "project", "pumps")
     store.write_table(at.prepared / "test.parquet", pumps())
     registry = Registry(at)
 
-    with started(*server) as kill:
+    with home.serve() as server:
         train(at, WORSE, at.root / "first" / "model")
         first = registry.register(artifact.load(at.root / "first" / "model"))
         registry.promote(first, None, lambda _: None)
         train(at, BETTER, at.model)
         # While the answers are judged.
-        verdict = challenge(at, DiesAt(registry, "set_tags", kill))
+        verdict = challenge(at, DiesAt(registry, "set_tags", server.kill))
         assert verdict.decision == "hold"
         assert "RegistryError" in verdict.reason
-        assert f"MLflow at {uri}" in verdict.reason
-        with pytest.raises(RegistryError, match=f"curl {uri}/health"):
+        assert f"MLflow at {home.uri}" in verdict.reason
+        with pytest.raises(RegistryError, match=f"curl {home.uri}/health"):
             registry.alias(CHAMPION)
     assert not (at.mlflow / "mlflow.db").exists()
 
-    with started(*server) as kill:
+    with home.serve() as server:
         assert every_alias_loads(at)[CHAMPION] == first
         # Judged, and dead before the alias moves.
         with pytest.raises(RegistryError):
-            challenge(at, DiesAt(registry, "promote", kill))
+            challenge(at, DiesAt(registry, "promote", server.kill))
 
-    with started(*server):
+    with home.serve():
         assert every_alias_loads(at)[CHAMPION] == first
         assert challenge(at).decision == "promote"
         assert every_alias_loads(at)[CHAMPION] == "2"

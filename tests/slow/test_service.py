@@ -21,27 +21,23 @@ import pyarrow as pa
 import pytest
 
 from pipelines import artifact
-from pipelines.adapters.registry import CHALLENGER, Registry
+from pipelines.adapters.registry import Registry
 from pipelines.paths import Paths
 from pipelines.served.answers import Wanted, read
 from pipelines.service.front import ARROW
-from tests.fakes import BETTER, PUMPS, WORSE, pump_graph, pumps
+from tests.fakes import PUMPS, pumps
 from tests.slow import serving
 from tests.slow.serving import Running, body, row
 
 pytestmark = pytest.mark.slow
 
 KEY = "0123456789abcdef0123"
-OTHER = pump_graph({"heat": -1.0})
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Version 1 answers; version 2, another one, waits."""
     at = serving.project(tmp_path_factory.mktemp("pumps"), max_rows=1000, max_mb=0.5)
-    serving.champion(at, serving.version(at, BETTER))
-    serving.version(at, WORSE)
-    serving.name(at, CHALLENGER, None)
+    serving.champion(at, serving.version(at))
     with serving.serving(at) as service:
         yield service
 
@@ -215,15 +211,6 @@ def test_the_model_tells_which_since_when_and_why(running: Running) -> None:
     assert said["why"]
 
 
-def test_the_alias_moved_by_hand_is_followed_and_back(running: Running) -> None:
-    table = pumps(1)
-    for version in ("2", "1"):
-        serving.champion(running.at, version)
-        running.wait_for(version)
-        got = running.predict(*as_rows(table)).json()["predictions"][0]["probability"]
-        assert np.float32(got) == expected(running.at, version, table)[0]
-
-
 def test_a_route_key_and_tracing_headers_do_no_harm(running: Running) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     got = running.predict(row(), **{"x-route-key": "customer 7", "traceparent": trace})
@@ -246,9 +233,7 @@ def test_a_service_without_a_champion_is_alive_and_not_ready_and_says_what_to_do
 
 
 def test_with_a_key_only_who_has_it_may_ask(tmp_path: Path) -> None:
-    at = serving.project(tmp_path / "p")
-    serving.champion(at, serving.version(at))
-    with serving.serving(at, PERENNIAL_API_KEY=KEY) as service:
+    with serving.with_champion(tmp_path / "p", PERENNIAL_API_KEY=KEY) as service:
         for path in ("/", "/model", "/metrics", "/openapi.json", "/labels"):
             assert service.get(path).status_code == 401, path
         refused = service.predict()
@@ -295,9 +280,7 @@ def test_a_port_that_is_taken_is_named(running: Running) -> None:
 
 
 def test_the_end_waits_for_those_who_were_asking_and_loses_no_record(tmp_path: Path) -> None:
-    at = serving.project(tmp_path / "p")
-    serving.champion(at, serving.version(at))
-    with serving.serving(at) as service:
+    with serving.with_champion(tmp_path / "p") as service:
         host, port = service.url.removeprefix("http://").split(":")
         ids: list[str] = []
 
@@ -322,7 +305,7 @@ def test_the_end_waits_for_those_who_were_asking_and_loses_no_record(tmp_path: P
         ):
             half.sendall(head.encode() + content[:20])
             asking = [pool.submit(ask) for _ in range(4)]
-            time.sleep(1)
+            service.until(lambda: len(ids) > 100, "a hundred answers")
             service.process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
             half.sendall(content[20:])
@@ -332,6 +315,5 @@ def test_the_end_waits_for_those_who_were_asking_and_loses_no_record(tmp_path: P
             for one in asking:
                 one.result(60)
         assert service.process.wait(60) == 0
-    log = read(at, PUMPS, Wanted())
+    log = read(service.at, PUMPS, Wanted())
     assert set(ids) <= set(log["id"])
-    assert len(ids) > 100

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.asking import asking
@@ -54,7 +55,8 @@ def test_no_request_fails_and_no_answer_is_mixed_while_the_alias_is_moved(
             )
             report = asked.end()
             for _ in range(4):  # a connection each: any worker may answer
-                assert service.get("/model").json()["champion"]["version"] == MOVES[-1]
+                said = httpx.get(f"{service.url}/model", timeout=30).json()
+                assert said["champion"]["version"] == MOVES[-1]
 
     assert asked.failures == []
     assert report.wrong == 0, report.sample
