@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from pipelines.commands import bento, look, loop, pure, serve, single
+from pipelines.commands import bento, look, loop, pure, retraining, serve, single, stack
 from pipelines.errors import PipelineError
 
 HELP = """Keep models alive: validated batches, a paired gate, drift alarms that retrain.
@@ -22,6 +22,7 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
   serve                the champion answers over HTTP             data/6_served
   monitor              has the world moved? alarm: retrain        data/6_live
   tick                 all of that, once, for one new batch
+  watch, retrain       the same in steps, as Airflow runs them    a commit, by DVC
   replay               ticks over history under a policy          data/7_replay
 
 `dvc repro` runs ingest to evaluate on the window that params.yaml names.
@@ -29,7 +30,7 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
 \b
 Exit codes: 2 settings, 3 input missing, 4 source, 5 batch would change, 6 quarantined,
             7 model, 8 registry, 9 busy, 10 no such batch or id,
-            11 service.
+            11 service, 12 git or DVC.
 Completion: eval "$(_PERENNIAL_COMPLETE=bash_source perennial)"   (or zsh_source, fish_source)
 """
 
@@ -55,6 +56,9 @@ for command in (
     pure.prepare,
     pure.train,
     pure.evaluate,
+    retraining.watch,
+    retraining.retrain,
+    retraining.verdict,
     single.gate,
     single.promote,
     single.rollback,
@@ -63,12 +67,14 @@ for command in (
     single.monitor,
     serve.serve,
     bento.bento,
+    retraining.smoke,
     loop.tick,
     loop.replay,
     loop.report,
     look.trace,
     look.status,
     look.contract,
+    stack.stack,
 ):
     cli.add_command(command)
 

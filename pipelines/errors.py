@@ -11,6 +11,7 @@
   x Busy            another process holds the task                9
   x UnknownId       no such prediction, batch or version         10
   x ServiceError    the running service refused, or is away      11
+  x WorkspaceError  git or DVC refused in a retraining's folder  12
 
 A message names the file or field, the value, what is allowed, and ends in the command that mends it.
 """
@@ -62,3 +63,7 @@ class UnknownId(PipelineError):
 
 class ServiceError(PipelineError):
     exit_status = 11
+
+
+class WorkspaceError(PipelineError):
+    exit_status = 12

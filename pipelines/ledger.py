@@ -1,7 +1,7 @@
 """What the loop decided and did, one JSON line each, oldest first; lines are only ever added.
 
-An entry has `kind` (alarm, decision, verdict, promotion or rollback), `at` (ISO time, UTC), what
-it speaks of (`period`, `version`) and what was said.
+An entry has `kind` (alarm, decision, retraining, verdict, promotion or rollback), `at` (ISO time,
+UTC), what it speaks of (`period`, `version`) and what was said.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import store
-from pipelines.records import Alarm, Decision, Record, Verdict
+from pipelines.records import Alarm, Decision, Record, Retraining, Verdict
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[type[Record], str] = {Alarm: "alarm", Decision: "decision", Verdict: "verdict"}
+KINDS: dict[type[Record], str] = {
+    Alarm: "alarm",
+    Decision: "decision",
+    Retraining: "retraining",
+    Verdict: "verdict",
+}
 
 
 def append(path: Path, entry: dict[str, Any]) -> None:
@@ -38,7 +43,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def record(path: Path, said: Alarm | Decision | Verdict, **more: Any) -> bool:
+def record(path: Path, said: Alarm | Decision | Retraining | Verdict, **more: Any) -> bool:
     """False, and nothing added, when the newest entry on the same subject says the same already.
 
     So a step that was killed after its line, and is done again, leaves one line.
@@ -70,6 +75,11 @@ def newest(path: Path, kind: str, **subject: Any) -> dict[str, Any] | None:
         if e["kind"] == kind and all(e.get(name) == value for name, value in subject.items())
     ]
     return found[-1] if found else None
+
+
+def of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The entries of a kind, oldest first."""
+    return [e for e in read(path) if e["kind"] == kind]
 
 
 def history(path: Path, before: str) -> list[Alarm | Decision]:

@@ -11,21 +11,20 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from pipelines import ledger, periods, policy, store
+from pipelines import ledger, periods, store, watching
 from pipelines.adapters.registry import Registry
 from pipelines.adapters.service import Service
 from pipelines.artifact import load
 from pipelines.errors import ParamsError
 from pipelines.lock import task_lock
 from pipelines.project import Project
-from pipelines.records import Alarm, Decision, Record, Verdict
+from pipelines.records import Alarm, Decision, Record, Retraining, Verdict
 from pipelines.sources.base import open_source
 from pipelines.stages import (
     ask,
     evaluate,
     ingest,
     labels,
-    monitor,
     prepare,
     promote,
     score,
@@ -36,7 +35,6 @@ from pipelines.stages import (
 log = logging.getLogger(__name__)
 
 PolicyName = Literal["on-alarm", "always", "frozen"]
-FIRST = "first model"
 
 
 class Tick(Record):
@@ -82,7 +80,8 @@ def tick(
             log.info("tick %s %s: done before", project.name, period)
             return Tick.model_validate_json(done.read_text())
         _refuse_the_past(project, period)
-        store.sweep(project.at.live)
+        for folder in (project.at.raw, project.at.valid, project.at.live):
+            store.sweep(folder)
         record = _pass(project, period, follow, pages, service)
         store.write_text(done, record.model_dump_json(indent=1))
         return record
@@ -125,7 +124,7 @@ def _pass(
     labelled = labels.run(name, contract, at, known)
     registry = Registry(at)
     champion = registry.alias("champion")
-    alarm, decision = _watch(project, registry, period, champion, known, follow, pages)
+    alarm, decision = _watch(project, registry, period, champion, follow, pages)
 
     verdict = None
     if decision.action == "retrain":
@@ -160,7 +159,6 @@ def _watch(
     registry: Registry,
     period: str,
     champion: str | None,
-    known: str,
     follow: PolicyName,
     pages: bool,
 ) -> tuple[Alarm | None, Decision]:
@@ -170,40 +168,27 @@ def _watch(
         return Decision(task=project.name, period=period, action=action, reasons=(reason,))
 
     if champion is None:
-        return None, decide("retrain", FIRST)
+        return None, decide("retrain", watching.FIRST)
     if follow == "frozen":
         return None, decide("rest", "policy frozen: the first model answers for ever")
     if follow == "always":
         return None, decide("retrain", "policy always: every batch makes a training")
-    name, task, at = project.name, project.task, project.at
-    model = load(registry.fetch(champion))
-    alarm = monitor.run(name, task, project.contract, at, period, model, champion, pages=pages)
-    decision = policy.decide(
-        name,
-        period,
-        alarm,
-        ledger.history(at.ledger, before=period),
-        task.policy,
-        _new_labels(project, known),
-    )
-    ledger.record(at.ledger, alarm)
-    ledger.record(at.ledger, decision)
-    return alarm, decision
-
-
-def _new_labels(project: Project, known: str) -> int:
-    """Labelled rows that no training of the loop has seen yet."""
-    trained = [t.window["last"] for t in ticks(project) if t.window]
-    last = trained[-1] if trained else project.task.window.last
-    if known <= last:
-        return 0
-    fresh = periods.between(project.shift(last, 1), known, project.task.period)
-    return sum(store.rows_in(project.at.batch(p)) for p in fresh)
+    return watching.judge(project, registry, period, champion, pages=pages)
 
 
 def _retrain(candidate: Project, registry: Registry, period: str, decision: Decision) -> Verdict:
     """A training in a folder of its own, then the gate; promotion when the gate says so."""
+    window = candidate.window(candidate.task.window.last)
     train_candidate(candidate, "; ".join(decision.reasons))
+    done = Retraining(
+        task=candidate.name,
+        period=period,
+        first=window[0],
+        last=window[-1],
+        reasons=decision.reasons,
+        commit=None,
+    )
+    ledger.record(candidate.at.ledger, done)
     return promote.challenge(
         candidate.name, candidate.task, candidate.contract, candidate.at, registry, period
     )

@@ -17,8 +17,10 @@ from pydantic import (
 )
 
 from pipelines.errors import MissingInput, ParamsError
+from pipelines.schedule_params import Schedule
 from pipelines.serve_params import Serve
 from pipelines.settings import Settings, explain
+from pipelines.train_params import Train
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -58,61 +60,6 @@ class Window(Settings):
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave rows of the last batch")
         return self
-
-
-class Network(Settings):
-    """The PyTorch network: `tasks.<name>.train.network`. What was tried: docs/log.md."""
-
-    epochs: PositiveInt = 4
-    """Passes over the train rows; more learn the days of train by heart."""
-    patience: PositiveInt = 2
-    """Epochs that may pass without a better validation AUC before training stops."""
-    batch: PositiveInt = 1024
-    """Rows of one step."""
-    learning_rate: PositiveFloat = 3e-3
-    """Peak of AdamW's one-cycle schedule."""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    width: PositiveInt = 128
-    """Units of a hidden layer."""
-    depth: PositiveInt = 2
-    """Hidden layers."""
-    embedding: PositiveInt = 8
-    """Largest number of values that stand for one category."""
-    bins: PositiveInt = 24
-    """Quantile bins of each number's piecewise-linear encoding."""
-    day_effect: float = Field(default=0.1, ge=0)
-    """Standard deviation of the effect each day of train may have of its own; 0 leaves it out."""
-
-
-class Boosting(Settings):
-    """scikit-learn's HistGradientBoosting: `tasks.<name>.train.boosting`."""
-
-    iterations: PositiveInt = 200
-    learning_rate: PositiveFloat = 0.05
-    min_leaf: PositiveInt = 100
-    """Fewest rows of a leaf."""
-
-
-class Forest(Settings):
-    """scikit-learn's random forest: `tasks.<name>.train.forest`."""
-
-    trees: PositiveInt = 100
-    min_leaf: PositiveInt = 50
-
-
-class Train(Settings):
-    """How one model is fitted: `tasks.<name>.train`."""
-
-    family: Literal["network", "logistic", "boosting", "forest"] = "network"
-    """network is PyTorch; the others are scikit-learn's."""
-    seed: NonNegativeInt
-    threads: PositiveInt = 1
-    """Threads of one training. More than the cores that are free is many times slower, not faster:
-    with one other busy process, two threads took 10 to 25 times as long as one."""
-    network: Network = Network()
-    boosting: Boosting = Boosting()
-    forest: Forest = Forest()
 
 
 class Evaluate(Settings):
@@ -228,6 +175,7 @@ class Task(Settings):
     monitor: Monitor = Monitor()
     policy: Policy = Policy()
     serve: Serve = Serve()
+    schedule: Schedule = Schedule()
 
 
 class Params(Settings):

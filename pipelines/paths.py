@@ -156,6 +156,16 @@ class Paths:
         """Registry versions fetched to answer with, by version."""
         return self.root / ".perennial" / "models" / self.registered_name
 
+    @property
+    def worktree(self) -> Path:
+        """A retraining's own checkout: `git worktree`, one a task."""
+        return self.root / ".perennial" / "worktrees" / self.task
+
+    @property
+    def workspace(self) -> Path:
+        """Why that retraining is made, and who makes it."""
+        return self.worktree.with_name(f"{self.task}.json")
+
     # the service: what it was asked over HTTP and answered, and what this machine keeps for it
     @property
     def served(self) -> Path:
@@ -188,3 +198,18 @@ class Paths:
     def wake(self) -> Path:
         """Touched to make the keeper look at the registry at once."""
         return self.service / "wake"
+
+    # files of rows: what the champion answered them, for those who handed them in
+    @property
+    def scored(self) -> Path:
+        return self.data / "6_scored" / self.task
+
+    @property
+    def served_files(self) -> Path:
+        """One record for each file of rows that was answered: which version, under which ids."""
+        return self.served / "files"
+
+    @property
+    def score_lock(self) -> Path:
+        """Held by the one process that answers files."""
+        return self.lock.with_name(f"{self.lock.stem}-score.lock")

@@ -13,14 +13,17 @@ class Provenance(Record):
     git_commit: str
     """Empty outside a git repository, or before the first commit."""
     git_dirty: bool
-    """True when a tracked file differs from the commit: the commit alone does not rebuild this."""
+    """True when a tracked file differs from the commit: the commit alone does not rebuild this.
+    dvc.lock does not count: it says what came of a run, and changes while the run goes."""
     requirements: str
     """md5 of requirements.lock."""
 
 
 def here(root: Path) -> Provenance:
     lock = root / "requirements.lock"
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(
+        root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"
+    )
     return Provenance(
         git_commit=_git(root, "rev-parse", "HEAD"),
         git_dirty=bool(changed),

@@ -152,6 +152,29 @@ class Decision(Record):
     reasons: tuple[str, ...]
 
 
+class Due(Record):
+    """A retraining that is called for and has had no verdict yet."""
+
+    task: str
+    period: str
+    """The newest batch that calls for it; its verdict is filed under this."""
+    last: str
+    """Newest batch whose labels are known: where the window will end."""
+    reasons: tuple[str, ...]
+
+
+class Retraining(Record):
+    """A training of the loop that was done: its batches count as seen from now on."""
+
+    task: str
+    period: str
+    first: str
+    last: str
+    reasons: tuple[str, ...]
+    commit: str | None
+    """Of params.yaml and dvc.lock; None for one made in a folder beside them, as `tick` does."""
+
+
 class DataHash(Record):
     """One batch that a training read: the md5 is DVC's own hash of the file."""
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipelines import report, store
-from pipelines.loop import FIRST, PolicyName, tick, ticks
+from pipelines.loop import PolicyName, tick, ticks
 from pipelines.project import Project
+from pipelines.watching import FIRST
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ import numpy as np
 from pipelines import metrics, store
 from pipelines.artifact import Artifact, load
 from pipelines.errors import MissingInput
-from pipelines.loop import FIRST, Tick, ticks
+from pipelines.loop import Tick, ticks
 from pipelines.project import Project
 from pipelines.records import Record
 from pipelines.served import answers
 from pipelines.slices import row_keys
+from pipelines.watching import FIRST
 
 
 class Line(Record):

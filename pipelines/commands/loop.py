@@ -35,6 +35,7 @@ def tick(
     from pipelines.adapters.service import Service
     from pipelines.commands.serve import running
     from pipelines.project import open_project
+    from pipelines.service import access
 
     p = open_project(task)
 
@@ -46,7 +47,8 @@ def tick(
 
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(running(task)) if serve else service
-        asked = Service(url) if url else None
+        key = access.key_from_environment() if url else None
+        asked = Service(url, key, p.task.serve.max_rows) if url else None
         if asked:
             asked.version()  # a training may come before the first question: better to hear it now
         if batch is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from pipelines.commands.options import (
@@ -75,7 +77,8 @@ def train(task: str, as_json: bool) -> None:
     from pipelines.stages import train as stage
 
     p = open_project(task)
-    about = stage.run(p.name, p.task, p.contract, p.at, "perennial train")
+    reason = os.environ.get("PERENNIAL_REASON", "perennial train")
+    about = stage.run(p.name, p.task, p.contract, p.at, reason)
     say(about.model_dump(mode="json"), as_json, f"model in {p.at.model}")
 
 

@@ -25,7 +25,7 @@ from pipelines.models.graph import OPSETS, Graph, plain_attributes
 from pipelines.records import Rows
 
 if TYPE_CHECKING:
-    from pipelines import params
+    from pipelines import train_params
 
 MISSING = -1000.0
 """What trees read for a missing number: standard deviations that no number has."""
@@ -139,13 +139,13 @@ class Logistic(Fitted):
         return np.cumsum([0, *self.cardinalities[:-1]], dtype=np.int64)[: len(self.cardinalities)]
 
 
-def _logistic(settings: params.Train, seed: int) -> Any:
+def _logistic(settings: train_params.Train, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(max_iter=500, random_state=seed)
 
 
-def _boosting(settings: params.Train, seed: int) -> Any:
+def _boosting(settings: train_params.Train, seed: int) -> Any:
     """Iterations are fixed: stopping on a few validation days would follow their weather."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -160,7 +160,7 @@ def _boosting(settings: params.Train, seed: int) -> Any:
     )
 
 
-def _forest(settings: params.Train, seed: int) -> Any:
+def _forest(settings: train_params.Train, seed: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier
 
     return RandomForestClassifier(
@@ -173,7 +173,7 @@ def _forest(settings: params.Train, seed: int) -> Any:
     )
 
 
-FAMILIES: dict[str, tuple[Callable[[params.Train, int], Any], type[Fitted]]] = {
+FAMILIES: dict[str, tuple[Callable[[train_params.Train, int], Any], type[Fitted]]] = {
     "logistic": (_logistic, Logistic),
     "boosting": (_boosting, Trees),
     "forest": (_forest, Trees),
@@ -185,7 +185,7 @@ def fit(
     train: Rows,
     validation: Rows,
     cardinalities: Sequence[int],
-    settings: params.Train,
+    settings: train_params.Train,
     seed: int,
     on_epoch: OnEpoch,
 ) -> Fitted:

@@ -32,7 +32,7 @@ from pipelines.models.network import Network, Probability, quantile_edges
 from pipelines.records import Rows
 
 if TYPE_CHECKING:
-    from pipelines import params
+    from pipelines import train_params
 
 DAY = 86_400
 CHUNK = 8192
@@ -79,7 +79,7 @@ def fit(
     train: Rows,
     validation: Rows,
     cardinalities: Sequence[int],
-    settings: params.Network,
+    settings: train_params.Network,
     seed: int,
     on_epoch: OnEpoch,
 ) -> Fitted:
@@ -104,7 +104,7 @@ def fit(
 class _Run:
     """The state of one training: network, day effects, optimiser and schedule."""
 
-    def __init__(self, network: Network, train: Rows, settings: params.Network) -> None:
+    def __init__(self, network: Network, train: Rows, settings: train_params.Network) -> None:
         self.network, self.settings = network, settings
         self.numbers, self.codes = torch.tensor(train.numbers), torch.tensor(train.codes)
         self.label = torch.from_numpy(train.label.astype(np.float32))

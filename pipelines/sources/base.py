@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,4 +29,6 @@ def open_source(task: Task, contract: Contract, root: Path) -> Source:
     from pipelines.sources.files import Files
 
     assert task.source.path is not None
+    # A retraining runs in a worktree, and the source lies beside the project's own checkout.
+    root = Path(os.environ.get("PERENNIAL_SOURCES", root))
     return Files(root, task.source.path, contract, task.period)
