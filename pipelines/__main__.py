@@ -21,11 +21,10 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
   score, labels        the champion answers; the truth arrives    data/6_live
   serve                the champion answers over HTTP             data/6_served
   monitor              has the world moved? alarm: retrain        data/6_live
-  tick                 all of that, once, for one new batch
-  watch, retrain       the same in steps, as Airflow runs them    a commit, by DVC
-  replay               ticks over history under a policy          data/7_replay
+  tick, replay         all of that, for one new batch, or many    data/7_replay
 
-`dvc repro` runs ingest to evaluate on the window that params.yaml names.
+`dvc repro` runs ingest to evaluate on the window that params.yaml names. watch and retrain are a
+tick in steps, as Airflow runs them; a retraining of theirs ends as a commit.
 
 \b
 Exit codes: 2 settings, 3 input missing, 4 source, 5 batch would change, 6 quarantined,

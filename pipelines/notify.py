@@ -8,10 +8,10 @@ processes of its own, so they must be importable there and import nothing heavy.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -49,12 +49,11 @@ def tell(message: Mapping[str, str]) -> bool:
     address = os.environ.get(ADDRESS)
     if not address:
         return False
-    asked = urllib.request.Request(
-        address, json.dumps(message).encode(), {"content-type": "application/json"}
-    )
+    body, kind = json.dumps(message).encode(), {"content-type": "application/json"}
     try:
+        asked = urllib.request.Request(address, body, kind)
         with urllib.request.urlopen(asked, timeout=SECONDS):
             return True
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         log.error("%s names an address that did not take the message: %s", ADDRESS, error)
         return False

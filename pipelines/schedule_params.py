@@ -13,7 +13,7 @@ class Schedule(Settings):
     """What the DAGs of one task need to know beyond the flow itself."""
 
     until: str | None = None
-    """Last batch that the source will ever have; None: it goes on."""
+    """Last batch that the source will ever have: later ones are skipped. None: it goes on."""
     catchup: bool = False
     """Ingest by itself every batch since the window's first; else only new ones, and older ones by
     `airflow backfill create`."""

@@ -21,9 +21,11 @@ def of_version(project: Project, version: str) -> Verdict:
 
 def as_markdown(project: Project, verdict: Verdict, page: str = "") -> str:
     """page: address of the version in MLflow's own pages, where it has any."""
+    judged = ledger.newest(project.at.ledger, "verdict", challenger=verdict.challenger)
+    period = judged["period"] if judged else None
+    trained = ledger.newest(project.at.ledger, "retraining", period=period)
     against = f"champion {verdict.champion}" if verdict.champion else "no champion"
-    trained = ledger.of_kind(project.at.ledger, "retraining")
-    asked = [f"- {reason}" for reason in trained[-1]["reasons"]] if trained else []
+    asked = [f"- {reason}" for reason in trained["reasons"]] if trained else []
     lines = [
         f"**{verdict.decision}** version {verdict.challenger} of {verdict.task}, against {against}, "
         f"on {verdict.rows} rows that neither has seen: {verdict.reason}",

@@ -16,7 +16,7 @@ from pipelines.errors import MissingInput
 from pipelines.lock import task_lock
 from pipelines.project import Project
 from pipelines.records import Alarm, Decision, Due
-from pipelines.stages import labels, monitor, score, validate
+from pipelines.stages import labels, monitor, promote, score, validate
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def judge(
 
 def _new_labels(project: Project, known: str) -> int:
     """Labelled rows that no training of the loop has seen yet."""
-    trained = ledger.of_kind(project.at.ledger, "retraining")
-    last = trained[-1]["last"] if trained else project.task.window.last
+    trained = [entry["last"] for entry in ledger.of_kind(project.at.ledger, "retraining")]
+    last = max(trained, default=project.task.window.last)
     if known <= last:
         return 0
     fresh = periods.between(project.shift(last, 1), known, project.task.period)
@@ -92,9 +92,15 @@ def _landed(project: Project) -> list[str]:
 def due(project: Project, registry: Registry) -> Due | None:
     """The retraining that is called for, with every reason since the last verdict; None: rest.
 
-    Without a champion it is the first training, once the window of params.yaml has landed.
+    Without a champion it is the first training, once the window of params.yaml has landed; when
+    its challenger was held, again with each batch that lands later.
     """
-    said = ledger.of_kind(project.at.ledger, "verdict")
+    # Held because the registry could not be reached is no answer to anybody's alarm.
+    said = [
+        entry
+        for entry in ledger.of_kind(project.at.ledger, "verdict")
+        if entry["challenger"] != promote.UNREGISTERED
+    ]
     judged = max((entry["period"] for entry in said), default="")
     decisions = {e["period"]: e for e in ledger.of_kind(project.at.ledger, "decision")}
     calling = [e for p, e in sorted(decisions.items()) if e["action"] == "retrain" and p > judged]
@@ -103,9 +109,11 @@ def due(project: Project, registry: Registry) -> Due | None:
         return _due(project, calling[-1]["period"], reasons)
     if registry.alias(CHAMPION) is not None:
         return None
+    landed = _landed(project)
     first = project.shift(project.task.window.last, project.task.label_delay)
-    missing = set(project.window(project.task.window.last)) - set(_landed(project))
-    return None if missing or first <= judged else _due(project, first, [FIRST])
+    period = max([first, *landed]) if first <= judged else first
+    missing = set(project.window(project.shift(period, -project.task.label_delay))) - set(landed)
+    return None if missing or period <= judged else _due(project, period, [FIRST])
 
 
 def asked(project: Project, reason: str) -> Due:

@@ -191,6 +191,12 @@ def test_the_name_of_a_batch_comes_from_the_data_interval(bag, commands):
     assert commands.said()[-1] == "validate flights --batch 2013-09"
 
 
+def test_a_source_that_has_ended_is_not_asked_for_more(bag, commands):
+    run = bag.dags["ingest_flights"].test(run_conf={"batch": "2014-01"})
+    assert states(run) == {"ingest": "skipped", "validate": "skipped"}
+    assert commands.said() == []
+
+
 def test_drift_starts_a_retraining_with_every_reason_and_its_verdict_a_promotion(bag, commands):
     commands.answer({"watch": {"watched": [], "due": DUE}, "step open": DUE, "step judge": VERDICT,
                      "verdict": VERDICT})  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,11 @@ def share(root: Path, worktree: Path) -> None:
     there: pushes would go astray without a word. Links are left out because a write through one,
     which root may do, would spoil the cache.
     """
+    if not (worktree / ".dvc" / "config").is_file():
+        raise WorkspaceError(
+            f"{root}/.dvc/config is in no commit, so a retraining has no DVC. Put it there with: "
+            "dvc init; git add .dvc .dvcignore && git commit -m dvc"
+        )
     local = _read(root / ".dvc" / "config.local")
     known = _read(root / ".dvc" / "config")
     if not local.has_section("cache"):
@@ -62,21 +69,56 @@ def has_remote(worktree: Path) -> bool:
     )
 
 
+def remotes(worktree: Path) -> str:
+    """Where a push goes, in words."""
+    told = [_read(worktree / ".dvc" / name) for name in ("config", "config.local")]
+    urls = {s: c.get(s, "url") for c in told for s in c.sections() if c.has_option(s, "url")}
+    return ", ".join(f"{section.strip(chr(39))} at {url}" for section, url in urls.items())
+
+
 def dvc(worktree: Path, *words: str, env: Mapping[str, str]) -> None:
-    """Run it, its output going where ours goes. Raises WorkspaceError with the end of what it said."""
+    """Run it; what it says goes to standard error, line by line.
+
+    Raises WorkspaceError with the end of what it said.
+    """
     for attempt in range(1, TRIES + 1):
-        done = subprocess.run(
-            ["dvc", *words], cwd=worktree, env=dict(env), text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        print(done.stdout, end="", flush=True)
-        if done.returncode == 0:
+        status, lines = _say(["dvc", *words], worktree, env)
+        if status == 0:
             return
-        if not any(word in done.stdout for word in BUSY) or attempt == TRIES:
+        if not any(word in line for word in BUSY for line in lines) or attempt == TRIES:
             break
         time.sleep(PAUSE)
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    told = [line.strip() for line in lines if line.strip()]
     raise WorkspaceError(
-        f"dvc {' '.join(words)} in {worktree} failed: {' '.join(lines[-8:])[:900]}. "
-        "What it printed stands above; when it is mended: perennial retrain <task>"
+        f"dvc {' '.join(words)} in {worktree} failed: {' '.join(told[-8:])[:900]}. "
+        f"What it printed stands above; when it is mended: perennial retrain {worktree.name}"
     )
+
+
+def _say(command: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
+    lines = []
+    with subprocess.Popen(
+        command, cwd=folder, env=dict(env), text=True, errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", file=sys.stderr, flush=True)
+            lines.append(line)
+    return process.returncode, lines
+
+
+def end_left(worktree: Path) -> None:
+    """End what a killed run left running in the worktree: it would write into the next one.
+
+    Found by its working folder, where the system tells it (Linux).
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            folder = os.readlink(process / "cwd")
+            if int(process.name) != os.getpid() and Path(
+                folder.removesuffix(" (deleted)")
+            ).is_relative_to(worktree.resolve()):
+                os.kill(int(process.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, or it is another user's and so not of a run of ours

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from pipelines.errors import WorkspaceError
 
-NOBODY = {
-    "GIT_AUTHOR_NAME": "perennial", "GIT_AUTHOR_EMAIL": "perennial@localhost",
-    "GIT_COMMITTER_NAME": "perennial", "GIT_COMMITTER_EMAIL": "perennial@localhost",
-}  # fmt: skip
+NOBODY = {"name": "perennial", "email": "perennial@localhost"}
 """Who commits where git knows nobody, as in a container."""
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+"""Set inside a git hook; they would win over the folder that is named."""
 
 
 def git(folder: Path, *words: str) -> str:
@@ -32,8 +31,9 @@ def git(folder: Path, *words: str) -> str:
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *words],
-            capture_output=True, text=True, check=False, env=os.environ | _identity(folder),
+            # No hooks: DVC's own, for one, runs `dvc checkout` in the worktree that is being made.
+            ["git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *words],
+            capture_output=True, text=True, check=False, env=_environment(folder),
         )  # fmt: skip
     except FileNotFoundError:
         raise WorkspaceError(
@@ -42,11 +42,14 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ) from None
 
 
-def _identity(folder: Path) -> dict[str, str]:
-    named = subprocess.run(
-        ["git", "-C", str(folder), "config", "user.email"], capture_output=True, check=False
-    )
-    return {} if named.returncode == 0 or "GIT_AUTHOR_EMAIL" in os.environ else NOBODY
+def _environment(folder: Path) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    for what, nobody in NOBODY.items():
+        asked = ["git", "-C", str(folder), "config", f"user.{what}"]
+        if subprocess.run(asked, capture_output=True, check=False, env=env).returncode:
+            for who in ("AUTHOR", "COMMITTER"):
+                env.setdefault(f"GIT_{who}_{what.upper()}", nobody)
+    return env
 
 
 def branch_of(root: Path) -> str:
@@ -58,12 +61,18 @@ def branch_of(root: Path) -> str:
             f"Make one with: git -C {root} init && git -C {root} add -A && git -C {root} commit "
             "-m first; or go back to one with: git switch main"
         )
+    top = Path(git(root, "rev-parse", "--show-toplevel"))
+    if top.resolve() != root.resolve():
+        raise WorkspaceError(
+            f"{root} is a folder of the repository {top}, and a retraining needs a project at the "
+            f"top of its own. Make it one with: git -C {root} init"
+        )
     return done.stdout.strip()
 
 
 def changed(root: Path, *paths: str) -> list[str]:
-    """Tracked files among `paths` that differ from the commit."""
-    said = git(root, "status", "--porcelain", "--untracked-files=no", "--", *paths)
+    """Files among `paths` that differ from the commit, or are in none."""
+    said = git(root, "status", "--porcelain", "--untracked-files=all", "--", *paths)
     return [line.split(maxsplit=1)[1] for line in said.splitlines()]
 
 
@@ -92,9 +101,24 @@ def commit(folder: Path, message: str, *paths: str) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
-def fast_forward(root: Path, branch: str) -> bool:
-    """Move the project's branch to `branch`; False when it has moved elsewhere meanwhile."""
-    if _run(root, "merge-base", "--is-ancestor", "HEAD", branch).returncode:
+def fast_forward(root: Path, branch: str, base: str) -> bool:
+    """Move `base` to `branch`; False when it has moved elsewhere meanwhile."""
+    if _run(root, "merge-base", "--is-ancestor", base, branch).returncode:
         return False
-    git(root, "merge", "--quiet", "--ff-only", branch)
+    if _run(root, "symbolic-ref", "--short", "HEAD").stdout.strip() == base:
+        git(root, "merge", "--quiet", "--ff-only", branch)
+    else:  # a person has checked out another branch meanwhile: it is not theirs that moves
+        git(root, "fetch", "--quiet", ".", f"{branch}:{base}")
     return True
+
+
+def start_again(folder: Path, base: str) -> None:
+    """The worktree stands on `base`, and what it had committed stays in the history.
+
+    A model that DVC's run cache gives back names the commit that it was first trained at; without
+    this merge, which takes nothing from it, that commit would be lost with the branch.
+    """
+    before = git(folder, "rev-parse", "HEAD")
+    git(folder, "reset", "--quiet", "--hard", base)
+    message = f"Trained before {base} moved on; its settings come again below"
+    git(folder, "merge", "--quiet", "--strategy", "ours", "-m", message, before)

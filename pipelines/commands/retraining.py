@@ -60,7 +60,7 @@ def retrain(task: str, reason: str | None, step: str | None, as_json: bool) -> N
     The branch that is checked out gets the commit by fast-forward; the champion stays until
     `perennial promote`.
     """
-    from pipelines import retraining
+    from pipelines import retraining, workspace
     from pipelines.project import open_project
 
     p = open_project(task)
@@ -84,7 +84,7 @@ def retrain(task: str, reason: str | None, step: str | None, as_json: bool) -> N
         return
     run = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID")
     owner = f"airflow {run}" if run else f"process {os.getpid()}"
-    retraining.open_workspace(p, due, owner)
+    workspace.open_workspace(p, due, owner)
     say(due.model_dump(mode="json"), as_json, f"{p.at.worktree}: {'; '.join(due.reasons)}")
 
 
@@ -97,12 +97,12 @@ def _due(p: Project, reason: str | None) -> Due | None:
 
 
 def _one_step(p: Project, step: str, as_json: bool) -> None:
-    from pipelines import retraining
+    from pipelines import retraining, workspace
 
     if step == "close":
-        retraining.close_workspace(p)
+        workspace.close_workspace(p)
         return
-    opened = retraining.read_workspace(p)
+    opened = workspace.read_workspace(p)
     if step == "publish":
         done = retraining.publish(p, opened)
         say(done.model_dump(mode="json"), as_json, f"commit {done.commit}")
@@ -122,6 +122,7 @@ def verdict(task: str, as_json: bool) -> None:
     from pipelines.adapters.registry import CHALLENGER, Registry
     from pipelines.errors import MissingInput
     from pipelines.project import open_project
+    from pipelines.service.pages.page import mlflow
     from pipelines.verdicts import as_markdown, of_version
 
     p = open_project(task)
@@ -129,7 +130,7 @@ def verdict(task: str, as_json: bool) -> None:
     if version is None:
         raise MissingInput(f"{task} has no challenger. Make one with: perennial retrain {task}")
     found = of_version(p, version)
-    text = as_markdown(p, found)
+    text = as_markdown(p, found, mlflow(task, version)["address"])
     value = found.model_dump(mode="json") | {"reason": found.reason, "markdown": text}
     say(value, as_json, text)
 
