@@ -140,7 +140,7 @@ def test_labels_reach_the_answers_one_batch_later(shop):
 
 def test_the_ledger_tells_the_story_in_order(shop):
     told = [(e["kind"], e.get("period") or e.get("version")) for e in ledger.read(shop.at.ledger)]
-    assert told[:2] == [("verdict", "2024-W09"), ("promotion", "1")]
+    assert told[:3] == [("retraining", "2024-W09"), ("verdict", "2024-W09"), ("promotion", "1")]
     assert ("alarm", "2024-W11") in told
     assert told.index(("alarm", "2024-W11")) < told.index(("decision", "2024-W11"))
     assert told[-1][0] == "promotion"
