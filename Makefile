@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
-BENCHES := quality overhead drift serving swap soak fuzz orchestration
+BENCHES := bench-quality bench-overhead bench-drift bench-serving bench-swap bench-soak bench-fuzz \
+  bench-orchestration
 
 .PHONY: help setup demo up down status test test-all lint lock bench clean fetch repro store compare \
-  champion image smoke smoke-image push newest $(BENCHES:%=bench-%)
+  champion image smoke smoke-image push newest $(BENCHES)
 
 help: ## say what each word does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -107,7 +108,7 @@ lock: setup ## resolve the environment again: requirements.lock, and what servin
 	  requirements-serve.in > requirements-serve.lock.new
 	@mv requirements-serve.lock.new requirements-serve.lock
 
-$(BENCHES:%=bench-%): bench-%: setup
+$(BENCHES): bench-%: setup
 	@$(BIN)/python -m benchmarks.$*
 
-bench: $(BENCHES:%=bench-%) ## every figure beside its aim; exit 1 when one is missed
+bench: $(BENCHES) ## every figure beside its aim; exit 1 when one is missed
