@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipelines.errors import MissingInput, ParamsError
 from pipelines.settings import Settings, explain
 
-Type = Literal["timestamp", "integer", "number", "category", "boolean"]
+Type = Literal["timestamp", "integer", "number", "category", "boolean", "image"]
 Severity = Literal["critical", "warning"]
 
 
@@ -47,6 +47,13 @@ class Column(Settings):
     """category only: every value allowed; absent means any."""
     new_values: float = Field(default=0.0, ge=0, le=1)
     """Share of rows that may hold a value outside `values`; above it the batch is stopped."""
+    size: tuple[int, int] | None = None
+    """image only, and needed there: height and width in pixels."""
+    mode: Literal["L", "RGB"] | None = None
+    """image only, and needed there: grey or colour, as Pillow names them."""
+    duplicates: float = Field(default=0.0, ge=0, lt=1)
+    """image only: share of a batch's pictures that may repeat another one of it or of an earlier
+    batch, pixel by pixel; above it the rule is broken."""
     distinct: int = Field(default=1, ge=1)
     """Fewest different values a batch may have: 2 catches a constant column."""
     may_tell_label: bool = False
@@ -62,11 +69,16 @@ class Column(Settings):
             "min": numeric, "max": numeric, "mean": numeric,
             "at_most": numeric,
             "hours": self.type == "timestamp", "values": self.type == "category",
+            "size": self.type == "image", "mode": self.type == "image",
         }.items():  # fmt: skip
             if getattr(self, rule) is not None and not allowed:
                 raise ValueError(f"{rule} does not apply to a column of type {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.type == "image" and (self.size is None or self.mode is None or min(self.size) < 1):
+            raise ValueError("an image needs size: [height, width] in pixels, and mode: L or RGB")
+        if self.duplicates and self.type != "image":
+            raise ValueError(f"duplicates does not apply to a column of type {self.type}")
         if self.outside and self.min is None and self.max is None and self.hours is None:
             raise ValueError("outside needs min, max or hours to be outside of")
         return self
@@ -89,7 +101,8 @@ class Contract(Settings):
     key: tuple[str, ...] = Field(min_length=1)
     """Columns that together name one row, and never repeat."""
     label: str
-    """0 or 1; 1 is what the model gives the probability of."""
+    """0 or 1, and 1 is what the model gives the probability of; or a category whose `values` are the
+    classes, and the model gives the probability of each."""
     rows: RowCount = RowCount()
     columns: dict[str, Column]
     """In the order that a batch has them."""
@@ -111,9 +124,15 @@ class Contract(Settings):
                 )
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
-        if self.columns[self.label].type not in ("integer", "boolean"):
-            raise ValueError(f"label column {self.label} must have type integer or boolean, 0 or 1")
-        if not self.numbers and not self.categories:
+        label = self.columns[self.label]
+        if label.type == "category":
+            if len(label.values or ()) < 2:
+                raise ValueError(f"label column {self.label} needs values: its 2 or more classes")
+        elif label.type not in ("integer", "boolean"):
+            raise ValueError(
+                f"label column {self.label} must have type integer or boolean, 0 or 1, or category"
+            )
+        if not self.numbers and not self.categories and not self.images:
             raise ValueError("no column is a feature")
         return self
 
@@ -135,9 +154,20 @@ class Contract(Settings):
         return self._features("category")
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Features that are pictures, in contract order."""
+        return self._features("image")
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Raw columns that a prediction needs: the time column, then the features."""
-        return (self.time, *self.numbers, *self.categories)
+        return (self.time, *self.numbers, *self.categories, *self.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the label may be, in the order of a model's probabilities; empty where it is 0 or 1."""
+        label = self.columns[self.label]
+        return label.values or () if label.type == "category" else ()
 
     @property
     def digest(self) -> str:
