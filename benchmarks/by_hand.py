@@ -26,6 +26,7 @@ from pipelines.slices import slices_of
 from pipelines.sources.flights import Flights
 from pipelines.stages import evaluate
 from pipelines.tasks import tabular
+from pipelines.tasks.split import split
 
 
 def main(project: Path, here: Path) -> None:
@@ -46,10 +47,10 @@ def main(project: Path, here: Path) -> None:
 
     table = pd.concat(tables, ignore_index=True)
     seconds = table[contract.time].to_numpy().astype("datetime64[s]").astype(np.int64)
-    parts = tabular.split(seconds, len(tables[-1]), task.window)
+    parts = split(seconds, len(tables[-1]), task.window)
     encoder = fit_encoder(table.iloc[parts.train], contract, task.calendar, task.min_category)
-    train = tabular.rows(table.iloc[parts.train], encoder, contract)
-    validation = tabular.rows(table.iloc[parts.validation], encoder, contract)
+    train = tabular.encode(table.iloc[parts.train], contract, encoder)
+    validation = tabular.encode(table.iloc[parts.validation], contract, encoder)
     test = table.iloc[parts.test]
 
     torch.set_num_threads(task.train.threads)

@@ -27,6 +27,7 @@ from pipelines import contract, params, periods
 from pipelines.drift import blocks, performance, profile, shift
 from pipelines.paths import Paths, project_root
 from pipelines.sources.flights import Flights
+from pipelines.tasks import tabular
 
 AT = Paths(project_root(), "flights")
 CONTRACT = contract.load(AT.contract)
@@ -66,7 +67,7 @@ def rows_in_halves(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def rules(reference: pd.DataFrame, batch: pd.DataFrame, seed: int) -> dict[str, bool]:
     """Who would raise an alarm."""
-    known = profile.make(reference, CONTRACT, seed)
+    known = profile.make(tabular.watched(reference, CONTRACT, None), seed)
     columns = shift.columns(known, batch, SETTINGS, seed)
     joint = shift.joint(known, batch, SETTINGS, seed)
     current = profile.draw(batch, TIME, SETTINGS.sample, seed)
@@ -153,7 +154,7 @@ ALL_PERIODS = {
 def injected(seed: int) -> dict[str, bool]:
     """Was the column that was moved found, and nothing else asked."""
     reference, batch = days_in_random_order(seed)
-    known = profile.make(reference, CONTRACT, seed)
+    known = profile.make(tabular.watched(reference, CONTRACT, None), seed)
     batch = batch.sample(SETTINGS.sample, random_state=seed)
     random = np.random.default_rng(seed)
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.figures import Figure, close
 from pipelines import artifact, metrics, replay, store
-from pipelines.prepared import load_encoder, load_rows
 from pipelines.project import Project, open_project
+from pipelines.tasks.base import load_encoder, load_rows
 
 POLICIES = ("frozen", "always", "on-alarm")
 LAST = "2013-12"
@@ -98,7 +98,7 @@ def native_by_month(project: Project) -> dict[str, float]:
     period = project.shift(project.task.window.last, 1)
     while period <= LAST:
         at = home.ending(project.shift(period, -1)).at
-        train, encoder = load_rows(at, "train", project.name), load_encoder(at, project.name)
+        train, encoder = load_rows(at, "train", project.task), load_encoder(at, project.task)
         trees = HistGradientBoostingClassifier(
             max_iter=200, learning_rate=0.05, min_samples_leaf=100, l2_regularization=10.0,
             max_features=0.3, early_stopping=False, random_state=project.task.train.seed,

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from pipelines.commands import bento, look, loop, pure, retraining, serve, single, stack
+from pipelines.commands import bento, look, loop, pure, retraining, serve, single, stack, tune
 from pipelines.errors import PipelineError
 
 HELP = """Keep models alive: validated batches, a paired gate, drift alarms that retrain.
@@ -55,6 +55,7 @@ for command in (
     pure.prepare,
     pure.train,
     pure.evaluate,
+    tune.tune,
     retraining.watch,
     retraining.retrain,
     retraining.verdict,

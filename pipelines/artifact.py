@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from pipelines import images
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 from pipelines.records import DataHash, Record
+from pipelines.variants import ORIGINAL, Measured
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,7 +44,8 @@ FILES = (
     "reference.parquet",
 )
 BATCH = 65_536
-"""Rows answered at once; bounds memory."""
+PICTURES = 1024
+"""Rows, and rows with pictures, answered at once; bounds memory."""
 _OUTPUT = ["probability"]
 
 
@@ -58,7 +61,8 @@ class About(Record):
     family: str
     seed: int
     threshold: float
-    """Probability from which the answer is called 1; chosen on validation rows."""
+    """Probability from which the answer is called 1; chosen on validation rows. 0 where there are
+    classes: the likeliest is called."""
     trained_until: int
     """Newest row seen by fitting, early stopping or threshold: epoch seconds of the task's clock."""
     window: dict[str, str]
@@ -68,12 +72,18 @@ class About(Record):
     """The settings of params.yaml that the training depended on, window included."""
     contract: str
     baseline_rate: float
-    """Share of label 1 among the training rows."""
+    """Share of label 1, or of the commonest class, among the training rows."""
     baseline: dict[str, float]
-    """Share of label 1 by hour of day: the naive prediction that a model must beat."""
+    """The naive prediction that a model must beat: share of label 1 by hour of day, or of each
+    class."""
     rows: dict[str, int]
     """Rows of train, validation and test."""
     metrics: dict[str, float]
+    variant: str = ORIGINAL
+    """Which making of the trained model model.onnx is."""
+    variants: tuple[Measured, ...] = ()
+    """The model as trained, and each variant that was asked for: what was measured, and the checks.
+    Empty where none was. Holds times, so it differs from run to run; model.onnx does not."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +99,41 @@ class Artifact:
         return sum((self.folder / name).stat().st_size for name in FILES)
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
-        """(N,) float32 probability of label 1, from raw contract columns; extra columns are ignored.
+        """(N,) float32 probability of label 1, or (N, K) of each class, from raw contract columns;
+        extra columns are ignored.
 
         Raises ArtifactError naming a column that is missing or cannot be read as its type.
         """
-        feeds = self.feeds(table)
+        if not len(table):
+            return np.empty(self.shape(0), dtype=np.float32)
+        return self._in_parts(table, _OUTPUT)
+
+    def embed(self, table: pd.DataFrame) -> np.ndarray | None:
+        """(N, E) float32: what the model makes of the rows before it answers; None where its graph
+        does not say."""
+        if not any(output.name == "embedding" for output in self._session.get_outputs()):
+            return None
+        return self._in_parts(table, ["embedding"])
+
+    def _in_parts(self, table: pd.DataFrame, output: list[str]) -> np.ndarray:
+        rows = PICTURES if self.contract.images else BATCH
         parts = [
-            self.run({name: v[at : at + BATCH] for name, v in feeds.items()})
-            for at in range(0, len(table), BATCH)
+            self._session.run(output, self.feeds(table.iloc[at : at + rows]))[0]
+            for at in range(0, len(table), rows)
         ]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+        return np.concatenate(parts)
 
     def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """(N,) float32, from raw inputs: at least those that `graph_inputs` names."""
+        """As `predict`, from raw inputs: at least those that `graph_inputs` names."""
         if len(feeds) != len(self.graph_inputs):
             feeds = {name: feeds[name] for name in self.graph_inputs}
         answers: np.ndarray = self._session.run(_OUTPUT, feeds)[0]
         return answers
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """Of the answers to as many rows."""
+        classes = self.contract.classes
+        return (rows, len(classes)) if classes else (rows,)
 
     @cached_property
     def graph_inputs(self) -> tuple[str, ...]:
@@ -113,14 +141,15 @@ class Artifact:
         return tuple(i.name for i in self._session.get_inputs())
 
     def feeds(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Raw columns as the graph's inputs, each of shape (N,)."""
+        """Raw columns as the graph's inputs, each of shape (N,), pictures (N, H, W, C)."""
         return raw_inputs(table, self.contract, self.graph_inputs)
 
 
 def raw_inputs(
     table: pd.DataFrame, contract: Contract, wanted: list[str] | tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Time as int64 epoch seconds, numbers as float32 (missing = NaN), categories as str (missing = "")."""
+    """Time as int64 epoch seconds, numbers as float32 (missing = NaN), categories as str (missing =
+    ""), pictures as uint8 (N, H, W, C)."""
     feeds = {}
     for name in wanted:
         if name not in table.columns:
@@ -133,6 +162,11 @@ def raw_inputs(
         try:
             if name == contract.time:
                 feeds[name] = values.to_numpy().astype("datetime64[s]").astype(np.int64)
+            elif name in contract.images:
+                column = contract.columns[name]
+                assert column.size is not None
+                assert column.mode is not None
+                feeds[name] = images.stack(values.tolist(), column.size, column.mode)
             elif contract.columns[name].type == "category":
                 feeds[name] = values.astype(object).where(values.notna(), "").to_numpy()
             else:
@@ -143,6 +177,18 @@ def raw_inputs(
                 f"See what is allowed with: perennial contract check {contract.task}"
             ) from error
     return feeds
+
+
+def readable(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """The rows that a model can learn from and answer: a contract may let in a few pictures that are
+    none."""
+    for name in contract.images:
+        column = contract.columns[name]
+        assert column.size is not None
+        assert column.mode is not None
+        _, kept = images.readable(table[name], column.size, column.mode)
+        table = table if kept.all() else table[kept].reset_index(drop=True)
+    return table
 
 
 def write(
@@ -208,7 +254,8 @@ def self_test(artifact: Artifact) -> float:
     import pandas as pd
 
     examples = pd.read_parquet(artifact.folder / "examples.parquet")
-    difference = np.abs(artifact.predict(examples) - examples["expected_probability"].to_numpy())
+    expected = np.array(examples["expected_probability"].tolist())
+    difference = np.abs(artifact.predict(examples) - expected.reshape(artifact.shape(-1)))
     worst = float(difference.max()) if len(difference) else 0.0
     if not worst <= PARITY:
         raise ArtifactError(

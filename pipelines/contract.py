@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipelines.errors import MissingInput, ParamsError
 from pipelines.settings import Settings, explain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 Type = Literal["timestamp", "integer", "number", "category", "boolean", "image"]
 Severity = Literal["critical", "warning"]
@@ -51,11 +55,19 @@ class Column(Settings):
     """image only, and needed there: height and width in pixels."""
     mode: Literal["L", "RGB"] | None = None
     """image only, and needed there: grey or colour, as Pillow names them."""
+    unreadable: float = Field(default=0.0, ge=0, lt=1)
+    """image only: share of a batch's pictures that may be no picture, or one of another size or mode;
+    above it the rule is broken. Each is named, none is learned from or answered."""
+    plain: float = Field(default=0.0, ge=0, lt=1)
+    """image only: share of a batch's pictures that may be of one colour, all black or all white."""
     duplicates: float = Field(default=0.0, ge=0, lt=1)
     """image only: share of a batch's pictures that may repeat another one of it or of an earlier
     batch, pixel by pixel; above it the rule is broken."""
     distinct: int = Field(default=1, ge=1)
     """Fewest different values a batch may have: 2 catches a constant column."""
+    balance: tuple[float, float] | None = None
+    """The label only, where it is a category: smallest and largest share of a batch's rows that a
+    class may have. A class that is not there at all is `distinct`'s to see."""
     may_tell_label: bool = False
     """Reviewed: one value of this column, or its absence, may decide the label, and is known
     before it. Without this, such a column stops the batch as a leak."""
@@ -70,15 +82,19 @@ class Column(Settings):
             "at_most": numeric,
             "hours": self.type == "timestamp", "values": self.type == "category",
             "size": self.type == "image", "mode": self.type == "image",
+            "balance": self.type == "category",
         }.items():  # fmt: skip
             if getattr(self, rule) is not None and not allowed:
                 raise ValueError(f"{rule} does not apply to a column of type {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.balance is not None and self.balance[0] > self.balance[1]:
+            raise ValueError(f"balance {self.balance[0]} is above {self.balance[1]}")
         if self.type == "image" and (self.size is None or self.mode is None or min(self.size) < 1):
             raise ValueError("an image needs size: [height, width] in pixels, and mode: L or RGB")
-        if self.duplicates and self.type != "image":
-            raise ValueError(f"duplicates does not apply to a column of type {self.type}")
+        for rule in ("unreadable", "plain", "duplicates"):
+            if getattr(self, rule) and self.type != "image":
+                raise ValueError(f"{rule} does not apply to a column of type {self.type}")
         if self.outside and self.min is None and self.max is None and self.hours is None:
             raise ValueError("outside needs min, max or hours to be outside of")
         return self
@@ -122,6 +138,8 @@ class Contract(Settings):
                 raise ValueError(
                     f"at_most of {name} names {column.at_most!r}, which is no number column"
                 )
+            if column.balance is not None and name != self.label:
+                raise ValueError(f"balance is for the label, {self.label}, and {name} has one")
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
         label = self.columns[self.label]
@@ -168,6 +186,29 @@ class Contract(Settings):
         """What the label may be, in the order of a model's probabilities; empty where it is 0 or 1."""
         label = self.columns[self.label]
         return label.values or () if label.type == "category" else ()
+
+    def codes(self, labels: pd.Series) -> np.ndarray:
+        """(N,) int64 of a batch's label column: 0 or 1, or the class's place among `classes`.
+
+        Raises ValueError naming a label that is none.
+        """
+        import numpy as np
+
+        if not self.classes:
+            return np.asarray(labels.to_numpy(), dtype=np.int64)
+        known = {name: code for code, name in enumerate(self.classes)}
+        strange = set(labels.unique()) - known.keys()
+        if strange:
+            raise ValueError(
+                f"{self.label} is {min(map(str, strange))!r}; it must be one of {', '.join(known)}"
+            )
+        return np.asarray(labels.map(known).to_numpy(), dtype=np.int64)
+
+    def named(self, codes: np.ndarray) -> np.ndarray:
+        """The labels that `codes` stand for: (N,) int8 0 or 1, or class names."""
+        import numpy as np
+
+        return np.array(self.classes, object)[codes] if self.classes else codes.astype(np.int8)
 
     @property
     def digest(self) -> str:

@@ -21,6 +21,9 @@ from pipelines.records import Check, Scores, Verdict
 from pipelines.served import live as over_http
 from pipelines.served.live import Live
 
+WHOLE = 1e-3
+"""How far from 1 the probabilities of all classes may add up: float32, and int8 inside."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -36,6 +39,8 @@ class Expected:
     """Slices that the challenger's table must carry."""
     slice_rows: int
     """Fewest rows of a slice that is judged."""
+    variant: Check | None = None
+    """Which making of the challenger would serve; None where only one was made."""
     validation_auc: float | None = None
     """The challenger's AUC on its own validation rows; None where it recorded none."""
 
@@ -56,6 +61,7 @@ def judge(
     Never raises on bad numbers: they are reasons to hold.
     """
     checks = _structure(challenger, champion, baseline, settings, expected)
+    checks += [expected.variant] if expected.variant else []
     found: dict[str, float] = {}
     digest = ""
     if _named(checks, "arrays"):
@@ -119,6 +125,10 @@ def _structure(
     ]
     arrays = [_arrays(name, scores) for name, scores in tables.items()]
     broken = [reason for reason in arrays if reason]
+    shapes = {n: np.shape(s.probability)[1:] for n, s in tables.items()}
+    if not broken and len(set(shapes.values())) > 1:
+        told = ", ".join(f"{n} {shape[0] if shape else 2}" for n, shape in shapes.items())
+        broken = [f"the tables are of different numbers of classes: {told}"]
     checks.append(check("arrays", not broken, "; ".join(broken) or "every table is whole"))
     if broken:
         return checks
@@ -153,15 +163,27 @@ def _arrays(name: str, scores: Scores) -> str:
     rows = len(scores.label)
     columns = {"key": scores.key, "time": scores.time, "probability": scores.probability}
     for column, values in {**columns, "label": scores.label, **scores.slices}.items():
-        if np.shape(values) != (rows,):
+        whole = np.shape(values) == (rows,)
+        # More than one class makes a probability of each.
+        if column == "probability" and np.ndim(values) == 2:
+            whole = len(values) == rows and np.shape(values)[1] > 1
+        if not whole:
             return f"{name}: {column} has shape {np.shape(values)} for {rows} rows"
     for column, kinds in {"label": "biuf", "key": "iu", "time": "iu", "probability": "iuf"}.items():
         kind = np.asarray(getattr(scores, column)).dtype
         if kind.kind not in kinds:
             return f"{name}: {column} holds {kind}, not numbers"
-    if not np.isin(scores.label, (0, 1)).all():
-        return f"{name}: labels are 0 or 1, and some are neither"
+    classes = _classes(scores)
+    if not np.isin(scores.label, range(classes)).all():
+        allowed = (
+            "0 or 1, and some are neither" if classes == 2 else f"0 to {classes - 1}, not all are"
+        )
+        return f"{name}: labels are {allowed}"
     return ""
+
+
+def _classes(scores: Scores) -> int:
+    return np.shape(scores.probability)[1] if np.ndim(scores.probability) == 2 else 2
 
 
 def _rows(tables: Mapping[str, Scores], expected: Expected) -> Check:
@@ -197,13 +219,15 @@ def _slices_present(challenger: Scores, champion: Scores | None, expected: Expec
 
 
 def _enough(scores: Scores, settings: Gate) -> Check:
-    ones = int(np.sum(scores.label == 1))
-    fewest = min(ones, len(scores.label) - ones)
+    of_each = np.bincount(scores.label.astype(np.int64), minlength=_classes(scores))
+    fewest = int(of_each.min())
+    told = f"{of_each[1]} with label 1" if len(of_each) == 2 else f"{fewest} of the rarest class"
+    either = "either label" if len(of_each) == 2 else "each class"
     return check(
         "enough_rows",
         len(scores.label) >= settings.min_rows and fewest >= settings.min_class_rows,
-        f"{len(scores.label)} rows, {ones} with label 1; at least {settings.min_rows} rows and "
-        f"{settings.min_class_rows} of either label are needed",
+        f"{len(scores.label)} rows, {told}; at least {settings.min_rows} rows and "
+        f"{settings.min_class_rows} of {either} are needed",
         len(scores.label),
         settings.min_rows,
     )
@@ -234,7 +258,11 @@ def _probabilities(name: str, scores: Scores, constant: bool) -> Check:
         reason = f"{name}: {wrong[0]} of {len(p)} answers are NaN or infinite"
     elif wrong[1]:
         reason = f"{name}: {wrong[1]} of {len(p)} answers lie outside 0 to 1"
-    elif not constant and len(p) and np.ptp(p) == 0:
-        reason = f"{name} gives the one answer {p[0]:.4f} to all {len(p)} rows"
+    elif p.ndim == 2 and (off := np.abs(p.sum(axis=1) - 1) > WHOLE).any():
+        reason = f"{name}: the classes of {off.sum()} of {len(p)} answers do not add up to 1"
+        return check("probabilities", False, reason)
+    elif not constant and len(p) and not np.ptp(p, axis=0).any():
+        one = ", ".join(f"{value:.4f}" for value in np.atleast_1d(p[0]))
+        reason = f"{name} gives the one answer {one} to all {len(p)} rows"
         return check("probabilities", False, reason)
     return check("probabilities", not any(wrong), reason)

@@ -34,7 +34,7 @@ def put(
     pairs: Sequence[tuple[str, int]],
     known: Callable[[Collection[str]], Collection[str]],
 ) -> Counted:
-    """pairs: id and label, 0 or 1. known: those of the ids that answers have.
+    """pairs: id and label, by number. known: those of the ids that answers have.
 
     On disk when it returns; all or none. Raises sqlite3.OperationalError when the disk refuses or
     other writers hold the file for too long.

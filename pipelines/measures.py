@@ -23,7 +23,7 @@ SEED = 7
 ONE_SIGMA = 0.6827
 """Confidence of the interval that is one standard deviation wide on either side."""
 SLICE_LABELS = 20
-"""Rows of either label below which a slice's AUC says too little to judge it."""
+"""Rows of another label than the commonest below which a slice's AUC says too little to judge it."""
 
 
 def check(
@@ -54,6 +54,7 @@ def take(
     found = {
         "challenger_auc": metrics.auc(label, p),
         "baseline_auc": naive,
+        "challenger_accuracy": metrics.accuracy(label, p, challenger.threshold),
         "challenger_calibration": metrics.calibration_error(label, p),
         "latency_ms": challenger.latency_ms,
         "size_bytes": float(challenger.size_bytes),
@@ -64,6 +65,7 @@ def take(
     if champion is not None:
         rival = champion.probability[order].astype(np.float64)
         found["champion_auc"] = metrics.auc(label, rival)
+        found["champion_accuracy"] = metrics.accuracy(label, rival, champion.threshold)
         found["champion_calibration"] = metrics.calibration_error(label, rival)
         checks.append(_champion_baseline(champion.version, found["champion_auc"], naive, settings))
         slices = {n: np.asarray(v)[order] for n, v in challenger.slices.items()}
@@ -163,13 +165,13 @@ def _slices(
 def _judged(
     label: np.ndarray, slices: Mapping[str, np.ndarray], fewest: int
 ) -> dict[str, np.ndarray]:
-    """`column=value` -> (N,) bool, of the slices with enough rows of both labels."""
+    """`column=value` -> (N,) bool, of the slices with enough rows that are not of one label."""
     found = {}
     for name, values in sorted(slices.items()):
         for value in np.unique(values):
             here = values == value
-            ones = int(np.sum(label[here] == 1))
-            if here.sum() >= fewest and min(ones, int(here.sum()) - ones) >= SLICE_LABELS:
+            commonest = int(np.bincount(label[here].astype(np.int64)).max())
+            if here.sum() >= fewest and int(here.sum()) - commonest >= SLICE_LABELS:
                 found[f"{name}={value}"] = here
     return found
 

@@ -1,7 +1,9 @@
-"""Measures of a probability against a 0/1 label, with bootstrap intervals. Pure NumPy.
+"""Measures of a probability against a label, with bootstrap intervals. Pure NumPy.
 
-N rows, R resamples. A resample draws rows with replacement; it is kept as counts of rows, so one
-sort of the scores serves all of them (Efron 1979, doi:10.1214/aos/1176344552).
+A label is 0 or 1 and has one probability, (N,), that of 1; or it is one of K classes, by number,
+and has the probability of each, (N, K). N rows, K classes, R resamples. A resample draws rows with
+replacement; it is kept as counts of rows, so one sort of the scores serves all of them (Efron 1979,
+doi:10.1214/aos/1176344552).
 """
 
 from __future__ import annotations
@@ -22,10 +24,31 @@ class Interval:
 def auc(label: np.ndarray, probability: np.ndarray) -> float:
     """Area under the ROC curve: ties count half; NaN when one class is missing.
 
+    Of several classes the mean of one against the rest, over the classes that some rows have and
+    some have not (Provost and Domingos 2000, CeDER Working Paper IS-00-04, unweighted).
+
     >>> auc(np.array([0, 1, 0, 1]), np.array([.1, .9, .5, .5]))
     0.875
     """
-    return float(_Ranked(label, probability).weighted(np.ones(len(label))))
+    return float(_ranked(label, probability).weighted(np.ones(len(label))))
+
+
+def _ranked(label: np.ndarray, probability: np.ndarray) -> _Ranked | _EachAgainstTheRest:
+    several = np.ndim(probability) == 2
+    return (_EachAgainstTheRest if several else _Ranked)(label, probability)
+
+
+class _EachAgainstTheRest:
+    def __init__(self, label: np.ndarray, probability: np.ndarray) -> None:
+        self.classes = [
+            _Ranked(np.asarray(label) == k, np.asarray(probability)[:, k])
+            for k in range(np.shape(probability)[1])
+        ]
+
+    def weighted(self, weights: np.ndarray) -> float:
+        found = [one.weighted(weights) for one in self.classes]
+        there = [auc for auc in found if np.isfinite(auc)]
+        return float(np.mean(there)) if there else float("nan")
 
 
 class _Ranked:
@@ -61,7 +84,7 @@ def auc_interval(
     label: np.ndarray, probability: np.ndarray, times: int, seed: int, confidence: float = 0.95
 ) -> Interval:
     """Two-sided percentile interval of the AUC."""
-    ranked = _Ranked(label, probability)
+    ranked = _ranked(label, probability)
     drawn = np.array([ranked.weighted(w) for w in resamples(len(label), times, seed)])
     return _interval(auc(label, probability), drawn, confidence)
 
@@ -75,7 +98,7 @@ def auc_difference(
     confidence: float = 0.95,
 ) -> Interval:
     """Challenger minus champion on the same resampled rows: the paired bootstrap."""
-    one, other = _Ranked(label, challenger), _Ranked(label, champion)
+    one, other = _ranked(label, challenger), _ranked(label, champion)
     drawn = np.array(
         [one.weighted(w) - other.weighted(w) for w in resamples(len(label), times, seed)]
     )
@@ -93,17 +116,51 @@ def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
 
 def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
     clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    if clipped.ndim == 2:
+        return float(-np.mean(np.log(clipped[np.arange(len(label)), label])))
     return float(-np.mean(np.where(label == 1, np.log(clipped), np.log1p(-clipped))))
 
 
+def accuracy(label: np.ndarray, probability: np.ndarray, threshold: float) -> float:
+    """Share of rows whose label is the one that is called."""
+    return float(np.mean(called(probability, threshold) == label))
+
+
+def called(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """(N,) the label that these answers stand for; of several classes the likeliest.
+
+    At float32: 0.1 from a file and 0.1 from the graph are the same threshold.
+    """
+    if probability.ndim == 2:
+        return np.asarray(probability.argmax(axis=1))
+    return np.asarray(probability >= np.float32(threshold), dtype=np.int64)
+
+
+def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
+    """(N, K) 0 or 1."""
+    found: np.ndarray = np.eye(classes)[label]
+    return found
+
+
 def brier(label: np.ndarray, probability: np.ndarray) -> float:
+    """Of several classes the sum over them (Brier 1950): 0 to 2."""
+    if probability.ndim == 2:
+        return float(
+            np.mean(((probability - one_hot(label, probability.shape[1])) ** 2).sum(axis=1))
+        )
     return float(np.mean((probability - label) ** 2))
 
 
 def calibration(
     label: np.ndarray, probability: np.ndarray, bins: int = 10
 ) -> list[tuple[float, float, int]]:
-    """(mean probability, observed rate, rows) of each equal-count bin, lowest first."""
+    """(mean probability, observed rate, rows) of each equal-count bin, lowest first.
+
+    Of several classes that of the likeliest, and how often it is right (Guo et al. 2017,
+    arXiv:1706.04599).
+    """
+    if probability.ndim == 2:
+        label, probability = probability.argmax(axis=1) == label, probability.max(axis=1)
     order = np.argsort(probability, kind="stable")
     return [
         (float(probability[part].mean()), float(label[part].mean()), len(part))
@@ -121,7 +178,9 @@ def calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = 10
 
 
 def best_threshold(label: np.ndarray, probability: np.ndarray) -> float:
-    """The probability above which calling 1 gives the best F1 on these rows."""
+    """The probability above which calling 1 gives the best F1 on these rows; 0 for classes."""
+    if probability.ndim == 2:
+        return 0.0
     order = np.argsort(-probability, kind="stable")
     called = probability[order]
     hits = np.cumsum(label[order] == 1)
@@ -131,12 +190,6 @@ def best_threshold(label: np.ndarray, probability: np.ndarray) -> float:
     return float(called[int(np.argmax(f1))])
 
 
-def confusion(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, int]:
-    called = probability >= threshold
-    actual = label == 1
-    return {
-        "true_positive": int(np.sum(called & actual)),
-        "false_positive": int(np.sum(called & ~actual)),
-        "false_negative": int(np.sum(~called & actual)),
-        "true_negative": int(np.sum(~called & ~actual)),
-    }
+def rate(label: np.ndarray, several: bool) -> float:
+    """Share of label 1; of several classes that of the commonest."""
+    return float(np.bincount(label).max() / len(label) if several else label.mean())

@@ -21,21 +21,38 @@ from pipelines.schedule_params import Schedule
 from pipelines.serve_params import Serve
 from pipelines.settings import Settings, explain
 from pipelines.train_params import Train
+from pipelines.tune_params import Tune
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+SOURCE_KEYS = {"files": ("path",), "images": ("path",), "idx": ("path", "first", "rows")}
+"""What a source of that kind is told, besides; the others know all."""
 
 
 class Source(Settings):
-    """Where batches come from: `tasks.<name>.source`."""
+    """Where batches come from: `tasks.<name>.source`. `flights` and `digits` come with the packages
+    installed here, `files` are tables, `images` pictures in a folder a class, `idx` as MNIST is kept.
+    """
 
-    kind: Literal["flights", "files"]
+    kind: Literal["flights", "files", "digits", "images", "idx"]
     path: str | None = None
-    """files only: a folder or a glob of CSV or Parquet files, from the project's root."""
+    """From the project's root. files: a folder or a glob of CSV or Parquet files. images: the folder
+    that holds the classes' folders, or the periods' folders that hold those. idx: the file of
+    pictures; that of labels lies beside it."""
+    first: str | None = None
+    """idx only: period of the first batch, since such files tell no time."""
+    rows: PositiveInt | None = None
+    """idx only: pictures of a batch."""
 
     @model_validator(mode="after")
-    def _path_goes_with_files(self) -> Source:
-        if (self.kind == "files") != (self.path is not None):
-            raise ValueError("path goes with kind: files, and kind: files needs a path")
+    def _keys_go_with_the_kind(self) -> Source:
+        needed = SOURCE_KEYS.get(self.kind, ())
+        for key in ("path", "first", "rows"):
+            given = getattr(self, key) is not None
+            if given and key not in needed:
+                takes = f"takes {', '.join(needed)}" if needed else "takes no further key"
+                raise ValueError(f"kind: {self.kind} {takes}, and not {key}")
+            if key in needed and not given:
+                raise ValueError(f"kind: {self.kind} needs {', '.join(needed)}; {key} is missing")
         return self
 
 
@@ -88,7 +105,7 @@ class Gate(Settings):
     baseline_gain: float = Field(default=0.0, ge=0)
     """AUC that a promoted model must be better than the naive baseline, and more. The rate by hour
     of day is no weak rival: in hard weeks a good model of the flights is .002 above it."""
-    max_auc: Share = 0.98
+    max_auc: float = Field(default=0.98, gt=0, le=1)
     """AUC above which a model is too good to be true: a label has leaked into a feature."""
     max_jump: PositiveFloat = 0.15
     """AUC above the challenger's own validation AUC that is too good to be true: test rows have
@@ -158,7 +175,7 @@ class Task(Settings):
     wants the keys that it watches written out.
     """
 
-    kind: Literal["tabular"] = "tabular"
+    kind: Literal["tabular", "image"] = "tabular"
     source: Source
     period: Literal["hour", "day", "week", "month"]
     """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09."""
@@ -176,6 +193,7 @@ class Task(Settings):
     policy: Policy = Policy()
     serve: Serve = Serve()
     schedule: Schedule = Schedule()
+    tune: Tune = Tune()
 
 
 class Params(Settings):

@@ -166,6 +166,16 @@ class Paths:
         """Why that retraining is made, and who makes it."""
         return self.worktree.with_name(f"{self.task}.json")
 
+    @property
+    def tune(self) -> Path:
+        """SQLite: every trial of `perennial tune`, for the next one to go on from."""
+        return self.root / ".perennial" / "tune" / f"{self.task}.db"
+
+    @property
+    def tune_lock(self) -> Path:
+        """Held by the one process that tunes."""
+        return self.lock.with_name(f"{self.lock.stem}-tune.lock")
+
     # the service: what it was asked over HTTP and answered, and what this machine keeps for it
     @property
     def served(self) -> Path:

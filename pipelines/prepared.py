@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipelines import store
-from pipelines.encoder import Encoder
 from pipelines.paths import Paths
-from pipelines.records import DataHash, Record, Rows
+from pipelines.records import DataHash, Record
 
 
 class Prepared(Record):
@@ -19,16 +18,6 @@ class Prepared(Record):
     rows: dict[str, int]
     baseline_rate: float
     baseline: dict[str, float]
-
-
-def load_rows(at: Paths, part: str, name: str) -> Rows:
-    return Rows(**store.read_arrays(at.prepared / f"{part}.npz", f"dvc repro prepare@{name}"))
-
-
-def load_encoder(at: Paths, name: str) -> Encoder:
-    return Encoder.model_validate(
-        store.read_json(at.prepared / "encoder.json", f"dvc repro prepare@{name}")
-    )
 
 
 def load_prepared(at: Paths, name: str) -> Prepared:

@@ -35,13 +35,35 @@ class Rows:
     def __len__(self) -> int:
         return len(self.label)
 
+    def take(self, part: slice) -> Rows:
+        return Rows(self.numbers[part], self.codes[part], self.label[part], self.time[part])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures in time order, as a model is fitted on them.
+
+    pixels (N, H, W, C) uint8; label (N,) int64, the class's place among the contract's classes;
+    time (N,) int64, epoch seconds of the task's own clock.
+    """
+
+    pixels: np.ndarray
+    label: np.ndarray
+    time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, part: slice) -> Pictures:
+        return Pictures(self.pixels[part], self.label[part], self.time[part])
+
 
 @dataclass(frozen=True)
 class Scores:
     """One model's answers to labelled rows: what the gate compares.
 
     key (N,) uint64 names the row (the same row has the same key for every model);
-    time (N,) int64 epoch seconds; label (N,) int8; probability (N,) float;
+    time (N,) int64 epoch seconds; label (N,) int; probability (N,) float, or (N, K) of each class;
     slices: name -> (N,) array of the slice each row belongs to.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import metrics, store
-from pipelines.artifact import Artifact, load
+from pipelines.artifact import Artifact, load, readable
 from pipelines.errors import MissingInput
 from pipelines.loop import Tick, ticks
 from pipelines.project import Project
@@ -25,7 +25,7 @@ class Line(Record):
     period: str
     rows: int
     rate: float
-    """Share of label 1."""
+    """Share of label 1, or of the commonest class."""
     champion: str
     auc: float
     """Of the answers that were given."""
@@ -46,13 +46,14 @@ def _line(project: Project, tick: Tick, first: Artifact) -> Line:
     batch = store.read_table(
         project.at.batch(tick.period), f"perennial ingest {project.name} --batch {tick.period}"
     )
-    label = batch[project.contract.label].to_numpy()
+    batch = readable(batch, project.contract)
+    label = project.contract.codes(batch[project.contract.label])
     given = answers_in_order(project, tick.period, row_keys(batch, project.contract))
-    answered = np.isfinite(given)
+    answered = np.isfinite(given.reshape(len(given), -1)).all(axis=1)
     return Line(
         period=tick.period,
         rows=len(batch),
-        rate=float(label.mean()),
+        rate=metrics.rate(label, bool(project.contract.classes)),
         champion=tick.champion,
         auc=metrics.auc(label[answered], given[answered]),
         frozen_auc=metrics.auc(label, first.predict(batch)),
@@ -64,7 +65,8 @@ def _line(project: Project, tick: Tick, first: Artifact) -> Line:
 
 
 def answers_in_order(project: Project, period: str, keys: np.ndarray) -> np.ndarray:
-    """(N,) probabilities given to the rows named by `keys`, the latest where there were several.
+    """(N,) probabilities given to the rows named by `keys`, or (N, K) of each class; the latest where
+    there were several.
 
     NaN where a row was never answered. Raises MissingInput when none was.
     """
@@ -75,7 +77,9 @@ def answers_in_order(project: Project, period: str, keys: np.ndarray) -> np.ndar
             f"Make them with: perennial score {project.name} --batch {period}"
         )
     by_row = dict(zip(given["row"], given["probability"], strict=True))
-    return np.array([by_row.get(f"{key:016x}", np.nan) for key in keys.tolist()])
+    classes = len(project.contract.classes)
+    none = np.full(classes, np.nan) if classes else np.nan
+    return np.array([by_row.get(f"{key:016x}", none) for key in keys.tolist()])
 
 
 def first_model(project: Project) -> Artifact:

@@ -24,7 +24,16 @@ TIMED_ANSWERS = 50
 def named(rows: pd.DataFrame, contract: Contract) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key, time and label (N,) of each row."""
     time = artifact.raw_inputs(rows, contract, [contract.time])[contract.time]
-    return row_keys(rows, contract), time, rows[contract.label].to_numpy()
+    return row_keys(rows, contract), time, _labels(rows, contract)
+
+
+def _labels(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """As they are where they are numbers: what is no 0 or 1 is the gate's to tell."""
+    return (
+        contract.codes(rows[contract.label])
+        if contract.classes
+        else rows[contract.label].to_numpy()
+    )
 
 
 def scores(
@@ -57,10 +66,14 @@ def latency_ms(model: Artifact, rows: pd.DataFrame) -> float:
 
 
 def baseline(model: Artifact, rows: Scores) -> Scores:
-    """What anyone could say without a model: the train rows' rate in that hour of the day."""
+    """What anyone could say without a model: the train rows' rate in that hour of the day, or the
+    share of each class among them."""
     rates = model.about.baseline
-    hours = (rows.time // 3600 % 24).astype(str)
-    naive = [rates.get(hour, model.about.baseline_rate) for hour in hours.tolist()]
+    if model.contract.classes:
+        naive = np.tile([rates[name] for name in model.contract.classes], (len(rows.label), 1))
+    else:
+        hours = (rows.time // 3600 % 24).astype(str)
+        naive = np.array([rates.get(h, model.about.baseline_rate) for h in hours.tolist()])
     return Scores(
         version="baseline",
         artifact="",
@@ -68,6 +81,6 @@ def baseline(model: Artifact, rows: Scores) -> Scores:
         key=rows.key,
         time=rows.time,
         label=rows.label,
-        probability=np.array(naive, dtype=np.float64),
+        probability=naive.astype(np.float64),
         threshold=0.5,
     )

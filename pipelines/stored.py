@@ -16,7 +16,8 @@ def type_of(values: pd.Series) -> Type | None:
     """The contract's type of a column as it is stored; None where there is none for it.
 
     Integers of any width; times of any resolution, but without a zone; text as objects, as strings
-    or as categories, never codes. A column of gaps only counts as text, unless stored as numbers.
+    or as categories, never codes; pictures as bytes. A column of gaps only counts as text, unless
+    stored as numbers.
     """
     if kinds.is_datetime64_dtype(values):
         return "timestamp"
@@ -30,6 +31,8 @@ def type_of(values: pd.Series) -> Type | None:
     inferred = kinds.infer_dtype(values.cat.categories if categories else values, skipna=True)
     if inferred in TEXT:
         return "category"
+    if inferred == "bytes" and not categories:
+        return "image"
     return "boolean" if inferred == "boolean" and not categories else None
 
 

@@ -58,7 +58,10 @@ def edited(**edits: object) -> str:
     [
         ({"colour": 1}, "colour is not a known key"),
         ({"price__minimum": 1}, "columns.price.minimum is not a known key"),
-        ({"price__type": "money"}, "'timestamp', 'integer', 'number', 'category' or 'boolean'"),
+        (
+            {"price__type": "money"},
+            "'timestamp', 'integer', 'number', 'category', 'boolean' or 'image'",
+        ),
         ({"price__nulls": 1.5}, "less than or equal to 1"),
         ({"price__min": 11}, "min 11.0 is above max 10.0"),
         ({"price__hours": [5, 23]}, "hours does not apply to a column of type number"),
@@ -369,7 +372,7 @@ def test_text_that_reads_as_times_is_no_difference():
         (pd.Series(pd.to_datetime(["2024-01-01"])), "timestamp"),
         (pd.Series(pd.to_datetime(["2024-01-01"])).astype("datetime64[s]"), "timestamp"),
         (pd.Series(pd.to_datetime(["2024-01-01"], utc=True)), None),
-        (pd.Series([b"a"]), None),
+        (pd.Series([b"a"]), "image"),
         (pd.Series(["a", 1]), None),
         (pd.Series([[1]]), None),
     ],

@@ -16,7 +16,7 @@ from pipelines.adapters.onnx import check_parity, raw_to_probability
 from pipelines.encoder import Encoder, fit_encoder, hour_of_day, weekday
 from pipelines.errors import ArtifactError, ParamsError
 from pipelines.params import Window
-from pipelines.tasks import tabular
+from pipelines.tasks.split import split
 from tests.conftest import shop
 from tests.test_sources import SHOP
 
@@ -140,7 +140,7 @@ def test_the_split_keeps_every_row_once_in_time_and_tears_no_moment(gaps, last, 
     last = min(last, len(time))
     window = Window(first="a", last="b", validation=0.2, test=0.3)
     try:
-        parts = tabular.split(time, last, window)
+        parts = split(time, last, window)
     except ParamsError:
         assume(False)
     train, validation, test = (time[p] for p in (parts.train, parts.validation, parts.test))
@@ -151,4 +151,4 @@ def test_the_split_keeps_every_row_once_in_time_and_tears_no_moment(gaps, last, 
 
 def test_a_window_too_small_to_cut_is_refused():
     with pytest.raises(ParamsError, match="edit params"):
-        tabular.split(np.zeros(50, np.int64), 50, Window(first="a", last="b"))
+        split(np.zeros(50, np.int64), 50, Window(first="a", last="b"))

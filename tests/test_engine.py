@@ -100,7 +100,7 @@ class World:
 
 
 def model(version: str, shift: float = 0.0, threshold: float = 0.5) -> Any:
-    return SimpleNamespace(version=version, artifact=Graph(shift), threshold=threshold)
+    return SimpleNamespace(version=version, artifact=Graph(shift), threshold=threshold, classes=())
 
 
 def ids(answered: Answered) -> list[str]:

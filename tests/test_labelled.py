@@ -201,13 +201,13 @@ def written(path: Path, text: str) -> Path:
 def test_a_file_of_labels_is_read_as_csv_or_parquet(tmp_path):
     expected = [(name(1), 1), (name(2), 0)]
     text = f"id,label\n{name(1)},1\n{name(2)}, 0\n"
-    assert taken.from_file(written(tmp_path / "a.csv", text), "pumps") == expected
+    assert taken.from_file(written(tmp_path / "a.csv", text), PUMPS) == expected
     marked = written(tmp_path / "b.csv", "\ufeff" + text.replace("\n", "\r\n"))
-    assert taken.from_file(marked, "pumps") == expected
+    assert taken.from_file(marked, PUMPS) == expected
     for kind in ("int64", "float64", "bool", "int8"):
         table = pd.DataFrame({"label": [1, 0], "id": [name(1), name(2)]}).astype({"label": kind})
         table.to_parquet(tmp_path / "c.parquet")
-        assert taken.from_file(tmp_path / "c.parquet", "pumps") == expected
+        assert taken.from_file(tmp_path / "c.parquet", PUMPS) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_file_of_labels_is_read_as_csv_or_parquet(tmp_path):
 )
 def test_a_wrong_file_is_told_by_line_and_value_with_the_command(tmp_path, text, said):
     with pytest.raises(SourceError, match=said) as wrong:
-        taken.from_file(written(tmp_path / "labels.csv", text), "pumps")
+        taken.from_file(written(tmp_path / "labels.csv", text), PUMPS)
     assert "perennial labels pumps --file" in str(wrong.value)
 
 
@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_read_is_an_error_for_people(tmp_path, file):
     if file.startswith("bytes"):
         (tmp_path / file).write_bytes(b"\xff\xfe\x00PAR1")
     with pytest.raises(SourceError, match=file):
-        taken.from_file(tmp_path / file, "pumps")
+        taken.from_file(tmp_path / file, PUMPS)
 
 
 @pytest.mark.parametrize("label", [None, 2, 0.5, float("nan"), "yes"])
@@ -243,7 +243,7 @@ def test_a_wrong_label_in_a_parquet_file_is_told_by_its_row(tmp_path, label):
     table = pd.DataFrame({"id": [name(1), name(2)], "label": [label, label]})
     table.to_parquet(tmp_path / "labels.parquet")
     with pytest.raises(SourceError, match=r"labels.parquet row 0: label is"):
-        taken.from_file(tmp_path / "labels.parquet", "pumps")
+        taken.from_file(tmp_path / "labels.parquet", PUMPS)
 
 
 # The batch's own labels -------------------------------------------------------------------------

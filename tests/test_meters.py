@@ -32,6 +32,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
 @pytest.fixture
 def meters(registry: CollectorRegistry) -> Meters:
     wire: Any = SimpleNamespace(
+        watched=("price",),
         out_of_contract=lambda feeds: {"price": int((feeds["price"] > 100).sum())}
     )
     return Meters("shop", wire)

@@ -78,11 +78,65 @@ def test_no_threshold_has_a_better_f1_than_the_best(pair):
 
 
 @given(both_labels, st.floats(0, 1))
-def test_confusion_counts_every_row_once(pair, threshold):
+def test_accuracy_is_the_share_of_labels_that_are_called(pair, threshold):
     label, score = pair
-    counts = metrics.confusion(label, score, threshold)
-    assert sum(counts.values()) == len(label)
-    assert counts["true_positive"] + counts["false_negative"] == label.sum()
+    assert metrics.accuracy(label, score, threshold) == pytest.approx(
+        np.mean((score >= np.float32(threshold)) == label)
+    )
+
+
+def of_classes(n: int, strength: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of three classes, and probabilities (N, 3) that favour the right one by `strength`."""
+    random = np.random.default_rng(seed)
+    label = random.integers(0, 3, n)
+    logit = random.normal(size=(n, 3)) + strength * np.eye(3)[label]
+    return label, np.exp(logit) / np.exp(logit).sum(axis=1, keepdims=True)
+
+
+@given(st.integers(0, 100), st.floats(0, 3))
+def test_measures_of_classes_are_sklearns(seed, strength):
+    label, probability = of_classes(200, strength, seed)
+    each = roc_auc_score(label, probability, multi_class="ovr", average="macro")
+    assert metrics.auc(label, probability) == pytest.approx(each, abs=1e-12)
+    assert metrics.log_loss(label, probability) == pytest.approx(
+        sklearn_log_loss(label, probability), abs=1e-6
+    )
+    assert metrics.accuracy(label, probability, 0.0) == pytest.approx(
+        np.mean(probability.argmax(axis=1) == label)
+    )
+
+
+@given(both_labels)
+def test_two_classes_are_measured_as_the_one_question_that_they_are(pair):
+    label, score = pair
+    both = np.column_stack([1 - score, score])
+    assert metrics.auc(label, both) == pytest.approx(metrics.auc(label, score), abs=1e-12)
+    assert metrics.log_loss(label, both) == pytest.approx(metrics.log_loss(label, score), abs=1e-9)
+    assert metrics.brier(label, both) == pytest.approx(2 * metrics.brier(label, score), abs=1e-12)
+
+
+def test_a_class_that_no_row_has_is_left_out_of_the_auc():
+    label, probability = of_classes(200, 1.0, 0)
+    without = label != 2
+    assert np.isfinite(metrics.auc(label[without], probability[without]))
+    assert np.isnan(metrics.auc(label[label == 2], probability[label == 2]))
+
+
+def test_a_better_model_of_classes_is_told_from_an_equal_one():
+    label, strong = of_classes(600, 2.0, 1)
+    _, weak = of_classes(600, 0.0, 1)
+    gain = metrics.auc_difference(label, strong, weak, 200, seed=0)
+    assert gain.low > 0.2
+    none = metrics.auc_difference(label, strong, strong, 200, seed=0)
+    assert (none.low, none.high) == (0, 0)
+
+
+def test_the_likeliest_class_is_as_sure_as_it_is_right():
+    label, probability = of_classes(20_000, 1.0, 2)
+    # The softmax of noise plus 1 is no posterior: the true one is that of the means.
+    assert metrics.calibration_error(label, np.eye(3)[label]) == 0
+    assert metrics.calibration_error(label, np.full((20_000, 3), 1 / 3)) < 0.02
+    assert metrics.calibration_error(label, probability) > 0.02
 
 
 @given(both_labels)

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 import torch
 
-from pipelines import metrics
-from pipelines.models import estimators, fit
+from pipelines import metrics, train_params
+from pipelines.models import estimators, fit, tables
 from pipelines.models.network import quantile_edges
 from pipelines.records import Rows
 
@@ -22,10 +22,9 @@ RANDOM = ("network", "boosting", "forest")
 CARDINALITIES = (5, 3)
 PARITY = 1e-5
 
-NETWORK = SimpleNamespace(
-    epochs=4, patience=2, batch=256, learning_rate=1e-2, weight_decay=1e-2, dropout=0.1,
-    width=32, depth=2, embedding=4, bins=8, day_effect=0.1,
-)  # fmt: skip
+NETWORK = train_params.Network(
+    epochs=4, patience=2, batch=256, learning_rate=1e-2, width=32, depth=2, embedding=4, bins=8
+)
 TRAIN = SimpleNamespace(
     boosting=SimpleNamespace(iterations=60, learning_rate=0.1, min_leaf=20),
     forest=SimpleNamespace(trees=30, min_leaf=5),
@@ -48,7 +47,7 @@ def trained(family: str, seed: int = 7, train: Rows | None = None, **changed: An
     train = train or rows(3000)
     validation, report = rows(800, seed=1), changed.pop("report", lambda epoch, values: None)
     if family == "network":
-        settings = SimpleNamespace(**(vars(NETWORK) | changed))
+        settings = NETWORK.model_copy(update=changed)
         return fit.fit(train, validation, CARDINALITIES, settings, seed, report)
     return estimators.fit(family, train, validation, CARDINALITIES, TRAIN, seed, report)
 
@@ -156,11 +155,11 @@ def test_an_epoch_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     """The second epoch is the best beyond noise: its weights come back, no fifth is run."""
     scores, weights = iter([0.6, 0.9, 0.7, 0.7, 0.7]), []
 
-    def judge(network: torch.nn.Module, _: Rows) -> dict[str, float]:
-        weights.append({k: v.clone() for k, v in network.state_dict().items()})
+    def judge(table: tables.Table, _: torch.device) -> dict[str, float]:
+        weights.append({k: v.clone() for k, v in table.module.state_dict().items()})
         return {"validation_loss": 0.5, "validation_auc": next(scores)}
 
-    monkeypatch.setattr(fit, "_judge", judge)
+    monkeypatch.setattr(tables.Table, "judge", judge)
     model = trained("network", epochs=8, patience=2)
     assert [h["validation_auc"] for h in model.history] == [0.6, 0.9, 0.7, 0.7]
     assert model.best == {"epoch": 1, "validation_auc": 0.9, "validation_loss": 0.5}
@@ -171,9 +170,9 @@ def test_an_epoch_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_difference_within_the_noise_of_validation_keeps_the_later_epoch() -> None:
     label = np.arange(1000) % 2
-    assert not fit._worse(0.795, top=0.80, label=label)  # standard error: 0.014
-    assert fit._worse(0.78, top=0.80, label=label)
-    assert not fit._worse(float("nan"), top=float("-inf"), label=np.ones(9, np.int8))
+    assert not tables.worse(0.795, top=0.80, label=label)  # standard error: 0.014
+    assert tables.worse(0.78, top=0.80, label=label)
+    assert not tables.worse(float("nan"), top=float("-inf"), label=np.ones(9, np.int8))
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch() -> None:
@@ -195,7 +194,7 @@ def test_a_day_of_its_own_is_not_learned_as_a_rule() -> None:
     train = Rows(numbers, np.zeros((n, 2), np.int64), label, day * 86_400)
     spread = []
     for effect in (0.0, 1.0):
-        settings = SimpleNamespace(**(vars(NETWORK) | {"epochs": 20, "day_effect": effect}))
+        settings = NETWORK.model_copy(update={"epochs": 20, "day_effect": effect})
         model = fit.fit(train, train, CARDINALITIES, settings, 7, lambda *_: None)
         spread.append(float(np.std(model.predict(numbers, train.codes))))
     assert spread[1] < 0.8 * spread[0]

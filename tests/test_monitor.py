@@ -17,6 +17,7 @@ from pipelines.params import Monitor, task
 from pipelines.paths import Paths
 from pipelines.records import Alarm, ColumnDrift
 from pipelines.stages import monitor
+from pipelines.tasks import tabular
 from tests import fakes
 from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, PUMPS, WORSE, pump_model
@@ -43,7 +44,7 @@ def champions(tmp_path_factory):
     made = {}
     for name, graph in (("sound", BETTER), ("deaf", WORSE)):
         folder = pump_model(tmp_path_factory.mktemp("models") / name, graph).folder
-        profile.write(profile.make(training, PUMPS, seed=7), folder)
+        profile.write(profile.make(tabular.watched(training, PUMPS, None), seed=7), folder)
         manifest = {file: store.md5(folder / file) for file in artifact.FILES}
         store.write_json(folder / "manifest.json", manifest)
         made[name] = artifact.load(folder)
@@ -204,7 +205,7 @@ def test_the_columns_of_the_page_are_ones_that_evidently_reads():
     table = pumps(200).convert_dtypes().assign(noise=np.nan, moment=pumps(200)["moment"])
     table.loc[:9, "site"] = pd.NA
     narrow = table.assign(heat=table["heat"] * 1e-6)
-    known = profile.make(narrow, PUMPS, seed=7)
+    known = profile.make(tabular.watched(narrow, PUMPS, None), seed=7)
     framed = drift.frame(narrow, known.summary)
     assert set(map(str, framed.dtypes)) == {"float64", "object"}
     assert framed["heat"].std() == pytest.approx(1, rel=0.05)

@@ -55,7 +55,7 @@ def test_the_shipped_settings_load():
             "2013-09",
             ["window", "2013-09 is after last 2013-03"],
         ),
-        (("tasks", "flights", "source"), {"kind": "files"}, ["source", "needs a path"]),
+        (("tasks", "flights", "source"), {"kind": "files"}, ["source", "needs path"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path, path, value, said):

@@ -13,6 +13,7 @@ from pipelines import contract
 from pipelines.drift import blocks, profile, shift
 from pipelines.params import Monitor
 from pipelines.sources.flights import Flights
+from pipelines.tasks import tabular
 from tests.conftest import REPOSITORY
 
 SHOP = contract.parse(
@@ -65,7 +66,7 @@ def batch(seed: int = 1, **changed: object) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def known() -> profile.Profile:
-    return profile.make(orders(WINDOW), SHOP, seed=7)
+    return profile.make(tabular.watched(orders(WINDOW), SHOP, None), seed=7)
 
 
 def in_working_hours(times: pd.Series) -> pd.Series:
@@ -80,7 +81,7 @@ def moved(known: profile.Profile, table: pd.DataFrame) -> set[str]:
 def test_the_same_rows_and_seed_give_the_same_bytes_and_come_back(tmp_path, known):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        profile.write(profile.make(orders(WINDOW), SHOP, seed=7), tmp_path / name)
+        profile.write(profile.make(tabular.watched(orders(WINDOW), SHOP, None), seed=7), tmp_path / name)
     for file in ("reference.json", "reference.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     back = profile.read(tmp_path / "one")
@@ -149,7 +150,7 @@ def test_days_with_a_level_of_their_own_are_not_taken_for_drift():
     """The same draws of days: a test that shuffles rows alarms, one that shuffles days does not."""
     by_day, by_row = 0, 0
     for seed in range(10):
-        known = profile.make(orders(WINDOW, seed=seed, day_sd=1), SHOP, seed=7)
+        known = profile.make(tabular.watched(orders(WINDOW, seed=seed, day_sd=1), SHOP, None), seed=7)
         table = orders(BATCH, "2024-03-01", 100 + seed, day_sd=1)
         assert moved(known, table) == set()
         days = shift.p_values(known.sample, table, known.summary, 7)["price"]
@@ -165,7 +166,7 @@ def test_a_distance_that_chance_explains_is_no_drift_even_without_history():
     """A window hardly longer than the batch has no stretches: only the p-value is left."""
     far = 0
     for seed in range(10):
-        known = profile.make(orders(25, seed=seed, day_sd=2), SHOP, seed=7)
+        known = profile.make(tabular.watched(orders(25, seed=seed, day_sd=2), SHOP, None), seed=7)
         table = orders(BATCH, "2024-03-01", 100 + seed, day_sd=2)
         far += any(c.effect >= c.floor for c in shift.columns(known, table, SETTINGS, 7))
         assert moved(known, table) == set()
@@ -175,7 +176,7 @@ def test_a_distance_that_chance_explains_is_no_drift_even_without_history():
 def test_a_season_that_the_window_has_seen_is_no_news():
     window = orders(WINDOW)
     season = np.where(np.arange(len(window)) % (40 * 60) < 20 * 60, 0, 15)
-    known = profile.make(window.assign(price=window["price"] + season), SHOP, seed=7)
+    known = profile.make(tabular.watched(window.assign(price=window["price"] + season), SHOP, None), seed=7)
     table = batch()
     for level in (0, 15):
         assert moved(known, table.assign(price=table["price"] + level)) == set()
@@ -206,7 +207,7 @@ def test_the_classifier_is_not_asked_about_days_that_it_knows():
     """Days that each have a level of their own are recognised, unless whole days are held out."""
     window = orders(WINDOW).assign(price=lambda t: fingerprint(t, 1))
     table = batch().assign(price=lambda t: fingerprint(t, 2))
-    known = profile.make(window, SHOP, seed=7)
+    known = profile.make(tabular.watched(window, SHOP, None), seed=7)
     assert shift.joint(known, table, SETTINGS, 7).auc < 0.65
 
 
@@ -240,7 +241,7 @@ def test_odd_batches_are_answered_in_finite_numbers(known, name):
 
 def test_a_constant_and_an_empty_training_column_do_not_divide_by_zero():
     window = orders(WINDOW).assign(price=5.0, weight=np.nan)
-    known = profile.make(window, SHOP, seed=7)
+    known = profile.make(tabular.watched(window, SHOP, None), seed=7)
     same = batch(price=5.0, weight=np.nan)
     assert moved(known, same) == set()
     assert moved(known, same.assign(price=5.1)) == {"price"}
@@ -316,7 +317,7 @@ def test_the_halves_of_one_real_month_are_alike_and_a_moved_column_is_found():
     flights = contract.load(REPOSITORY / "contracts/flights.yaml")
     month = Flights().read("2013-04")
     half = np.random.default_rng(7).random(len(month)) < 0.5
-    known = profile.make(month[half], flights, seed=7)
+    known = profile.make(tabular.watched(month[half], flights, None), seed=7)
     rest = month[~half]
     assert moved(known, rest) == set()
     assert not shift.joint(known, rest, SETTINGS, 7).drifted

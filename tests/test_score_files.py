@@ -155,7 +155,7 @@ def test_a_label_finds_its_answer_by_the_id_in_the_file(world: World, tmp_path: 
     world.score()
     told = world.given("today.parquet")[["id"]].assign(label=1)
     told.to_csv(tmp_path / "labels.csv", index=False)
-    pairs = labels.from_file(tmp_path / "labels.csv", "pumps")
+    pairs = labels.from_file(tmp_path / "labels.csv", PUMPS)
     assert labels.take(world.at, PUMPS, pairs).accepted == 40
     assert labels.take(world.at, PUMPS, pairs).repeated == 40
 

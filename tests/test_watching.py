@@ -20,6 +20,7 @@ from pipelines.paths import Paths
 from pipelines.project import Project
 from pipelines.records import Decision, Due, Record, Retraining, Validation
 from pipelines.stages import monitor, promote
+from pipelines.tasks import tabular
 from tests import fakes
 from tests.fakes import BETTER, PUMPS, MemoryRegistry, pump_model
 from tests.gate_world import TASK
@@ -211,7 +212,7 @@ def champion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real artifact with the picture of its training rows."""
     folder = pump_model(tmp_path_factory.mktemp("champion") / "model", BETTER).folder
     training = fakes.pumps(12000, "2024-03-02").assign(repair_cost=0.0)
-    profile.write(profile.make(training, PUMPS, seed=7), folder)
+    profile.write(profile.make(tabular.watched(training, PUMPS, None), seed=7), folder)
     names = artifact.FILES
     store.write_json(folder / "manifest.json", {n: store.md5(folder / n) for n in names})
     return folder

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from pipelines import leakage
-from pipelines.adapters import data_docs, suite
+from pipelines.adapters import amounts, data_docs, image_rules, suite
 from pipelines.adapters.suite import Rule
 from pipelines.contract import Contract
 from pipelines.records import Finding
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
         ProgressBarsConfig,
     )
 
+LENIENT = {"values": "new_values", **image_rules.LENIENT}
 EXAMPLES = 3
 """Offending values that a message shows."""
 ROWS_THAT = {
@@ -46,6 +48,12 @@ ROWS_THAT = {
     "sorted": "come after a later one",
     "key": "share their key with another row",
     "label": "hold another label",
+    "readable": "cannot be read",
+    "size": "have another size",
+    "mode": "have another mode",
+    "plain": "are of one colour",
+    "duplicates": "repeat a picture",
+    "balance": "are of a class with another share",
 }
 
 
@@ -56,19 +64,24 @@ def check(
     length: str,
     history: Sequence[int],
     docs: Path | None = None,
+    earlier: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> tuple[Finding, ...]:
     """Every rule of the contract against one batch, in the contract's order.
 
     table: as read from Parquet. length: of the period, e.g. month. history: row counts of the
     earlier accepted batches. docs: folder for GX's own Data Docs, `site/index.html` inside it; left
-    out, none are made. The same arguments give the same findings, to the letter.
+    out, none are made. earlier: the pictures of earlier batches, as `pipelines/looks.py` knows them.
+    The same arguments give the same findings, to the letter.
     """
     unclear = _unclear_names(table)
     if unclear:
         return unclear
     table = texts_as_levels(table)
-    rules = suite.rules(table, contract, period, length, history)
-    result = validate(table, rules, contract)
+    beside = image_rules.beside(table, contract, earlier)
+    rules = suite.rules(table, contract, period, length, history, [str(n) for n in beside.columns])
+    rules += beside.rules
+    checked = pd.concat([table, beside.columns], axis=1) if beside.rules else table
+    result = validate(checked, rules, contract)
     if docs is not None:
         data_docs.write(result, rules, contract.task, period, docs)
     answers = answers_by_rule(result)
@@ -121,10 +134,10 @@ def _findings(rule: Rule, answer: Any, table: pd.DataFrame, contract: Contract) 
             observed=_observed(rule, answer.result, table),
             allowed=rule.allowed,
         )
-        new = rule.name == "values" and answer.result["unexpected_count"]
+        few = rule.name in LENIENT and answer.result["unexpected_count"]
         # Few enough to let in, and worth knowing: the first day of a new category.
-        warned = replace(rule, name="new_values", severity="warning")
-        return [held, _broken(warned, rule.column, held.observed)] if new else [held]
+        warned = replace(rule, name=LENIENT.get(rule.name, ""), severity="warning")
+        return [held, _broken(warned, rule.column, held.observed)] if few else [held]
     if rule.name == "columns":
         wrong = answer.result["details"]["mismatched"]
         return [
@@ -165,12 +178,14 @@ def _observed(rule: Rule, result: dict[str, Any], table: pd.DataFrame) -> str:
         asked = result["element_count"] - result.get("missing_count", 0)
         if wrong == 0:
             return f"all {asked:,} rows"
-        said = f"{wrong:,} of {asked:,} rows ({suite.share(wrong / asked)}) {ROWS_THAT[rule.name]}"
-        return said if rule.name == "nulls" else said + _examples(result)
+        said = (
+            f"{wrong:,} of {asked:,} rows ({amounts.share(wrong / asked)}) {ROWS_THAT[rule.name]}"
+        )
+        return said if rule.name == "nulls" else said + _examples(rule, result)
     value = result["observed_value"]
     match rule.name:
         case "columns" | "order":
-            return f"{len(value)} columns"
+            return f"{len(table.columns)} columns"
         case "rows" | "history":
             return f"{value:,} rows"
         case "type":
@@ -182,11 +197,13 @@ def _observed(rule: Rule, result: dict[str, Any], table: pd.DataFrame) -> str:
         case "classes":
             return f"{' and '.join(map(str, sorted(table[rule.column].dropna().unique())))} only"
         case _:
-            return f"{rule.name} {suite.number(value) if value is not None else 'unknown'}"
+            return f"{rule.name} {amounts.number(value) if value is not None else 'unknown'}"
 
 
-def _examples(result: dict[str, Any]) -> str:
+def _examples(rule: Rule, result: dict[str, Any]) -> str:
     """The first offending values; none where the contract has personal columns."""
+    if rule.name in image_rules.RULES:
+        return f": {', '.join(rule.named)}" if rule.named else ""
     shown = dict.fromkeys(map(_shown, result.get("partial_unexpected_list", ())))
     return f", e.g. {'; '.join(list(shown)[:EXAMPLES])}" if shown else ""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines import artifact
 from pipelines.adapters.mlflow_home import experiment
 from pipelines.artifact import Artifact
@@ -97,11 +99,19 @@ def _save_beside(made: Artifact) -> Any:
 
 
 def _signature(graph: Any) -> Any:
-    """The graph's own inputs: epoch seconds as long, numbers as double, categories as string."""
+    """The graph's own inputs: epoch seconds as long, numbers as double, categories as string; or
+    pictures as a tensor of their pixels."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, Schema, TensorSpec
     from onnx import TensorProto
 
+    if any(i.type.tensor_type.elem_type == TensorProto.UINT8 for i in graph.graph.input):
+        return ModelSignature(
+            Schema([TensorSpec(np.dtype(np.uint8), _shape(i), i.name) for i in graph.graph.input]),
+            Schema(
+                [TensorSpec(np.dtype(np.float32), _shape(o), o.name) for o in graph.graph.output]
+            ),
+        )
     kinds = {TensorProto.INT64: "long", TensorProto.FLOAT: "double", TensorProto.STRING: "string"}
     inputs = [(i.name, kinds[i.type.tensor_type.elem_type]) for i in graph.graph.input]
     return ModelSignature(
@@ -110,11 +120,18 @@ def _signature(graph: Any) -> Any:
     )
 
 
-def _as_asked(made: Artifact, rows: pd.DataFrame) -> pd.DataFrame:
+def _shape(value: Any) -> tuple[int, ...]:
+    """-1 for the number of rows."""
+    return tuple(d.dim_value or -1 for d in value.type.tensor_type.shape.dim)
+
+
+def _as_asked(made: Artifact, rows: pd.DataFrame) -> pd.DataFrame | dict[str, np.ndarray]:
     """Rows with the types of the signature: what a caller of `mlflow models serve` sends."""
     import pandas as pd
 
     feeds = made.feeds(rows)
+    if made.contract.images:
+        return feeds
     return pd.DataFrame(
         {name: v.astype("float64") if v.dtype == "float32" else v for name, v in feeds.items()}
     )

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from pipelines.artifact import PARITY, open_graph
+from pipelines.artifact import PARITY, PICTURES, open_graph
 from pipelines.encoder import DAY, WEEKDAYS, Encoder
 from pipelines.errors import ArtifactError
 
@@ -115,6 +115,51 @@ def _encoder_graph(encoder: Encoder, opsets: dict[str, int], ir_version: int) ->
     )
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+
+
+def pixels_to_probability(
+    model: onnx.ModelProto, column: str, centre: np.ndarray, directions: np.ndarray
+) -> bytes:
+    """One graph: the input is the picture's column, (N, H, W, C) uint8; outputs `probability` (N, K)
+    and `embedding` (N, D), both float32.
+
+    model: input pixels, outputs probability and embedding (N, E). centre (E,), directions (E, D): of
+    the train pictures' embeddings.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    for node in graph.node:
+        node.input[:] = [column if name == "pixels" else name for name in node.input]
+        node.output[:] = ["whole" if name == "embedding" else name for name in node.output]
+        node.input[:] = ["whole" if name == "embedding" else name for name in node.input]
+    graph.input[0].name = column
+    for name, value in {"centre": centre, "directions": directions}.items():
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    graph.node.append(helper.make_node("Sub", ["whole", "centre"], ["centred"]))
+    graph.node.append(helper.make_node("MatMul", ["centred", "directions"], ["embedding"]))
+    kept = next(output for output in graph.output if output.name == "probability")
+    told = helper.make_tensor_value_info(
+        "embedding", TensorProto.FLOAT, ["rows", directions.shape[1]]
+    )
+    outputs = [onnx.ValueInfoProto.FromString(kept.SerializeToString()), told]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    del graph.value_info[:]
+    del made.metadata_props[:]
+    onnx.checker.check_model(made)
+    return bytes(made.SerializeToString(deterministic=True))
+
+
+def answers(graph: bytes, pixels: dict[str, np.ndarray], output: str) -> np.ndarray:
+    """One output of a graph to many pictures; in parts, which bounds memory."""
+    session = open_graph(graph)
+    rows = len(next(iter(pixels.values())))
+    parts = [
+        session.run([output], {n: v[at : at + PICTURES] for n, v in pixels.items()})[0]
+        for at in range(0, rows, PICTURES)
+    ]
+    return np.concatenate(parts)
 
 
 def check_parity(graph: bytes, feeds: dict[str, np.ndarray], expected: np.ndarray) -> float:

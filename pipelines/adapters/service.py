@@ -68,7 +68,7 @@ class Service:
             ids += pa.ipc.open_stream(got.content).read_all().column("id").to_pylist()
         return ids
 
-    def label(self, ids: list[str], labels: list[int]) -> dict[str, int]:
+    def label(self, ids: list[str], labels: list[int] | list[str]) -> dict[str, int]:
         """How many were accepted, repeated, conflicting and unknown."""
         counted: dict[str, int] = {}
         for at in range(0, len(ids), LABELS):

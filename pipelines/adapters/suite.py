@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from pandas.api import types as kinds
 
+from pipelines.adapters.amounts import between, share
 from pipelines.contract import Column, Contract, Severity
 from pipelines.periods import start_and_end
 from pipelines.stored import fits
@@ -38,6 +39,7 @@ STORED = {
     "number": "float64",
     "category": "string",
     "boolean": "bool",
+    "image": "bytes",
 }
 """What a column that does not fit its type is asked to be, and is not: text that fits comes as
 categories, so a category that does not fit (of codes) must not be asked to be one."""
@@ -57,6 +59,8 @@ class Rule:
     severity: Severity
     allowed: str
     expectation: Any
+    named: tuple[str, ...] = ()
+    """Rows that break it, each with why, where the expectation's own values do not say."""
 
 
 class _HourBetween(ColumnMapMetricProvider):
@@ -79,29 +83,35 @@ class ExpectColumnHourToBeBetween(ColumnMapExpectation):
 
 
 def rules(
-    table: pd.DataFrame, contract: Contract, period: str, length: str, history: Sequence[int]
+    table: pd.DataFrame,
+    contract: Contract,
+    period: str,
+    length: str,
+    history: Sequence[int],
+    beside: Sequence[str] = (),
 ) -> list[Rule]:
-    """table: its text as levels. A rule that a missing or mistyped column cannot answer is left
-    out: the finding that the column is missing or mistyped stands for it. An empty table is asked
-    for its columns and its rows only, since everything else is true of nothing."""
+    """table: its text as levels. beside: further columns that stand right of it where it is checked.
+    A rule that a missing or mistyped column cannot answer is left out: the finding that the column
+    is missing or mistyped stands for it. An empty table is asked for its columns and its rows only,
+    since everything else is true of nothing."""
     return [
-        *_structure(table, contract),
+        *_structure(table, contract, beside),
         *_row_counts(contract, history),
         *(_contents(table, contract, period, length) if len(table) else ()),
     ]
 
 
-def _structure(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+def _structure(table: pd.DataFrame, contract: Contract, beside: Sequence[str]) -> Iterator[Rule]:
     names = list(contract.columns)
     allowed = f"exactly the {len(names)} columns that the contract describes"
     yield Rule(
         "columns", None, "critical", allowed,
-        gxe.ExpectTableColumnsToMatchSet(column_set=names, exact_match=True),
+        gxe.ExpectTableColumnsToMatchSet(column_set=[*names, *beside], exact_match=True),
     )  # fmt: skip
     if set(table.columns) == set(names):
         yield Rule(
             "order", None, "critical", f"the contract's order: {', '.join(names)}",
-            gxe.ExpectTableColumnsToMatchOrderedList(column_list=names),
+            gxe.ExpectTableColumnsToMatchOrderedList(column_list=[*names, *beside]),
         )  # fmt: skip
 
 
@@ -132,12 +142,12 @@ def _contents(table: pd.DataFrame, contract: Contract, period: str, length: str)
         )  # fmt: skip
         yield Rule(
             "nulls", name, column.severity, f"at most {share(column.nulls)} of the rows",
-            gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=_mostly(column.nulls)),
+            gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=mostly(column.nulls)),
         )  # fmt: skip
         if name not in fitting or not table[name].notna().any():
             continue  # where gaps only are allowed, there is no value to hold to a rule
         yield from _values(name, column, table[name])
-        if name == contract.label:
+        if name == contract.label and not contract.classes:
             yield from _label(name, column)
         elif column.distinct > 1:
             yield Rule(
@@ -190,7 +200,7 @@ def _values(name: str, column: Column, values: pd.Series) -> Iterator[Rule]:
             "range", name, column.severity, f"{between(column.min, column.max)}{unit}{spare}",
             gxe.ExpectColumnValuesToBeBetween(
                 column=name, min_value=column.min, max_value=column.max,
-                mostly=_mostly(column.outside),
+                mostly=mostly(column.outside),
             ),
         )  # fmt: skip
     if column.mean is not None:
@@ -204,7 +214,7 @@ def _values(name: str, column: Column, values: pd.Series) -> Iterator[Rule]:
         yield Rule(
             "hours", name, column.severity, f"hours {first} to {last} of the day{spare}",
             ExpectColumnHourToBeBetween(
-                column=name, first=first, last=last, mostly=_mostly(column.outside)
+                column=name, first=first, last=last, mostly=mostly(column.outside)
             ),
         )  # fmt: skip
     if column.values is not None:
@@ -214,7 +224,7 @@ def _values(name: str, column: Column, values: pd.Series) -> Iterator[Rule]:
         yield Rule(
             "values", name, column.severity,
             f"{allowed}, {share(few)} of the rows excepted" if few else allowed,
-            gxe.ExpectColumnValuesToBeInSet(column=name, value_set=known, mostly=_mostly(few)),
+            gxe.ExpectColumnValuesToBeInSet(column=name, value_set=known, mostly=mostly(few)),
         )  # fmt: skip
 
 
@@ -232,21 +242,5 @@ def _label(name: str, column: Column) -> Iterator[Rule]:
     )  # fmt: skip
 
 
-def _mostly(excepted: float) -> float:
+def mostly(excepted: float) -> float:
     return max(0.0, 1 - excepted - ROUNDING) if excepted else 1.0
-
-
-def number(value: float) -> str:
-    if not float(value).is_integer() or abs(value) >= 1e15:
-        return f"{value:.6g}"
-    return f"{int(value):,}" if abs(value) >= 10_000 else f"{int(value)}"
-
-
-def share(value: float) -> str:
-    return f"{100 * value:.4g} %"
-
-
-def between(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return f"at least {number(low)}" if low is not None else f"at most {number(high or 0.0)}"
-    return f"{number(low)} to {number(high)}"

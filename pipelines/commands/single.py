@@ -161,7 +161,7 @@ def _labels_from(p: Project, path: Path, as_json: bool) -> None:
 
     from pipelines.served import labels as served
 
-    counted = asdict(served.take(p.at, p.contract, served.from_file(path, p.name)))
+    counted = asdict(served.take(p.at, p.contract, served.from_file(path, p.contract)))
     text = ", ".join(f"{count} {kind}" for kind, count in counted.items())
     say(counted, as_json, f"labels of {path}: {text}")
 

@@ -4,9 +4,9 @@ Two questions, because a month's AUC says little by itself: on the flights the A
 same fresh model differs by some .03 from month to month, for no other reason than the weather.
 
 - Has it fallen far below what it was when it was made? Only a large fall can be told.
-- Could more be learned? A small model gets the champion's answer, the inputs and the batch's own
-  labels, and answers days that it has not seen. It is measured on the same rows as the champion, so
-  how hard the month was drops out of the difference.
+- Could more be learned? Asked of a 0/1 label only. A small model gets the champion's answer, the
+  inputs and the batch's own labels, and answers days that it has not seen. It is measured on the
+  same rows as the champion, so how hard the month was drops out of the difference.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipelines.contract import Contract
 from pipelines.drift import blocks, profile
 from pipelines.params import Monitor
 from pipelines.records import Performance
+from pipelines.served import bodies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,19 +42,24 @@ def judge(
     settings: Monitor,
     seed: int,
 ) -> Performance | None:
-    """labelled: one champion's answers, `probability` 0..1 and `label` 0 or 1, with its inputs.
+    """labelled: one champion's answers, `probability` 0..1 (of each class, where there are some) and
+    `label`, its number, with its inputs.
 
-    None when there are too few rows of either label to say anything.
+    None when there are too few rows of any label to say anything.
     """
-    rows = profile.draw(labelled, contract.time, MOST_ROWS, seed)
+    rows = profile.draw(labelled, bodies.stored(contract.time), MOST_ROWS, seed)
+    inputs = rows[[bodies.stored(n) for n in contract.inputs]].set_axis(contract.inputs, axis=1)
     label = rows["label"].to_numpy().astype(np.int64)
-    if len(rows) < FEWEST_ROWS or min(label.sum(), (1 - label).sum()) < FEWEST_OF_EACH:
+    of_each = np.bincount(label, minlength=max(len(contract.classes), 2))
+    if len(rows) < FEWEST_ROWS or of_each.min() < FEWEST_OF_EACH:
         return None
-    probability = rows["probability"].to_numpy(np.float64)
-    at = profile.seconds(rows, contract.time)
+    probability = np.array(rows["probability"].tolist(), dtype=np.float64)
+    at = profile.seconds(inputs, contract.time)
     block, _ = blocks.of(at, at, seed)
 
-    better = _learned(rows, label, probability, contract, block, seed)
+    if contract.classes:
+        return _of_classes(period, label, probability, block, expected, settings, seed)
+    better = _learned(inputs, label, probability, contract, block, seed)
     auc, learnable = _aucs(label, (probability, better), block, seed)
     low, high = _ends(auc)
     gain_low, _ = _ends(learnable - auc)
@@ -69,6 +75,33 @@ def judge(
         learnable=round(float(learnable[0]), 6),
         learnable_low=gain_low,
         degraded=fell or (gain >= settings.auc_gain and gain_low > 0),
+    )
+
+
+def _of_classes(
+    period: str,
+    label: np.ndarray,
+    probability: np.ndarray,
+    block: np.ndarray,
+    expected: float,
+    settings: Monitor,
+    seed: int,
+) -> Performance:
+    """Only the fall is told: what could be learned of pictures is no matter of a small model."""
+    each = [
+        _aucs((label == k).astype(np.int64), (probability[:, k],), block, seed)[0]
+        for k in range(probability.shape[1])
+    ]
+    auc = np.nanmean(each, axis=0)
+    low, high = _ends(auc)
+    return Performance(
+        period=period,
+        rows=len(label),
+        auc=round(float(auc[0]), 6),
+        low=low,
+        high=high,
+        expected=round(expected, 6),
+        degraded=high < expected - settings.auc_drop,
     )
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.contract import Contract
 from pipelines.records import Record
 
 if TYPE_CHECKING:
@@ -54,18 +53,28 @@ class Summary(Record):
 
 
 @dataclass(frozen=True)
+class Watched:
+    """Rows as the monitor looks at them: columns `time`, `numbers` and `categories` of a table."""
+
+    table: pd.DataFrame
+    time: str
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
     summary: Summary
     sample: pd.DataFrame
     """Up to SAMPLE of the training rows, in time order: time, numbers, categories."""
 
 
-def make(table: pd.DataFrame, contract: Contract, seed: int) -> Profile:
-    """table: raw columns of the training rows. The same rows and seed give the same bytes."""
-    table = table[list(contract.inputs)]
+def make(rows: Watched, seed: int) -> Profile:
+    """rows: of training. The same rows and seed give the same bytes."""
+    table = rows.table[[rows.time, *rows.numbers, *rows.categories]]
     return Profile(
-        summary=summarise(table, contract.time, contract.numbers, contract.categories),
-        sample=draw(table, contract.time, SAMPLE, seed),
+        summary=summarise(table, rows.time, rows.numbers, rows.categories),
+        sample=draw(table, rows.time, SAMPLE, seed),
     )
 
 

@@ -47,7 +47,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     """json, arrow or parquet: how to read `body`."""
     keys: list[str] | None
     probabilities: list[float] | bytes
-    """(rows,); bytes are float32, little-endian."""
+    """(rows,), or (rows * classes,) row by row; bytes are float32, little-endian."""
     body: bytes
 
 
@@ -144,7 +144,7 @@ def frames(path: Path) -> Iterator[Frame]:
 
 
 def probabilities(some: Iterable[Frame]) -> array[float]:
-    """(rows of all,) float32."""
+    """(rows of all,) float32, or as many times the classes."""
     found: array[float] = array("f")
     for frame in some:
         if isinstance(frame.probabilities, bytes):

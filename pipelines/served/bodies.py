@@ -6,6 +6,7 @@ is left out because its body reads differently under today's contract. Such a va
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import functools
 import io
@@ -97,6 +98,7 @@ def schema(contract: Contract, *, hashed: bool) -> pa.Schema:
         "number": pa.float64(),
         "category": pa.string(),
         "boolean": pa.bool_(),
+        "image": pa.binary(),
     }
     return pa.schema(
         [
@@ -145,6 +147,8 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_uint64(kind):  # a hash never comes as JSON: this would be the value itself
         return pa.nulls(len(values), kind)
     try:
+        if pa.types.is_binary(kind):
+            return pa.array([_value(value, kind) for value in values], kind)
         if pa.types.is_timestamp(kind):
             texts = ["NaT" if value is None else value for value in values]
             return pa.array(np.array(texts, dtype="datetime64[us]"), kind)
@@ -161,6 +165,8 @@ def _value(value: Any, kind: pa.DataType) -> Any:
     try:
         if pa.types.is_timestamp(kind):
             value = dt.datetime.fromisoformat(value)
+        elif pa.types.is_binary(kind):
+            value = base64.b64decode(value)
         elif pa.types.is_integer(kind):
             value = int(value)
         elif pa.types.is_floating(kind):

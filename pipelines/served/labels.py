@@ -18,11 +18,15 @@ from pipelines.paths import Paths
 from pipelines.served import answers
 
 COLUMNS = ("id", "label")
-_LABELS = {"0": 0, "1": 1}
+
+
+def spelled(contract: Contract) -> dict[str, int]:
+    """Label as it is told -> its number."""
+    return {name: code for code, name in enumerate(contract.classes or ("0", "1"))}
 
 
 def take(at: Paths, contract: Contract, pairs: Sequence[tuple[str, int]]) -> Counted:
-    """pairs: id and label, 0 or 1. On disk when it returns.
+    """pairs: id and label, by number. On disk when it returns.
 
     Raises PipelineError when the store of labels cannot be written or read.
     """
@@ -46,12 +50,13 @@ def together(first: Counted, again: Counted) -> Counted:
     )
 
 
-def from_file(path: Path, task: str) -> list[tuple[str, int]]:
+def from_file(path: Path, contract: Contract) -> list[tuple[str, int]]:
     """Columns id and label of a CSV or Parquet file.
 
     Raises SourceError naming file, line and value. Only ids that came back over HTTP are taken: the
     answers to a batch get their labels from the batch.
     """
+    task, known = contract.task, spelled(contract)
     rows = _parquet(path, task) if path.suffix == ".parquet" else _csv(path, task)
     mend = f"Mend the file, then: perennial labels {task} --file {path}"
     pairs = []
@@ -62,9 +67,10 @@ def from_file(path: Path, task: str) -> list[tuple[str, int]]:
                 f"like {task}-4-20130401-00c0ffee-1f (the label of a batch's answer is in the batch). "
                 f"{mend}"
             )
-        if label not in _LABELS:
-            raise SourceError(f"{path} {place}: label is {label!r}; it must be 0 or 1. {mend}")
-        pairs.append((name, _LABELS[label]))
+        if label not in known:
+            allowed = " or ".join(known) if len(known) == 2 else f"one of {', '.join(known)}"
+            raise SourceError(f"{path} {place}: label is {label!r}; it must be {allowed}. {mend}")
+        pairs.append((name, known[label]))
     return pairs
 
 

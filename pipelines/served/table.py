@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines import metrics
 from pipelines.contract import Contract
 from pipelines.journal.frames import Frame, id_prefix, probabilities
 from pipelines.served import bodies, hidden
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def own_schema() -> pa.Schema:
-    """`at` is UTC; `row` is the row's key in hex, empty where the request did not give it whole."""
+def own_schema(contract: Contract) -> pa.Schema:
+    """`at` is UTC; `row` is the row's key in hex, empty where the request did not give it whole.
+    Where there are classes, `probability` is that of each and `prediction` the name of one."""
     import pyarrow as pa
 
     kinds = (
         pa.string(), pa.string(), pa.string(), pa.timestamp("us"), pa.float32(), pa.float64(),
-        pa.float32(), pa.int8(), pa.string(),
+        pa.list_(pa.float32()) if contract.classes else pa.float32(),
+        pa.string() if contract.classes else pa.int8(), pa.string(),
     )  # fmt: skip
     return pa.schema(list(zip(bodies.OWN, kinds, strict=True)))
 
@@ -29,7 +32,7 @@ def own_schema() -> pa.Schema:
 def schema(contract: Contract) -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema([*own_schema(), *bodies.schema(contract, hashed=True)])
+    return pa.schema([*own_schema(contract), *bodies.schema(contract, hashed=True)])
 
 
 def answers(frames: Sequence[Frame], worker: str, contract: Contract) -> pa.Table:
@@ -40,7 +43,7 @@ def answers(frames: Sequence[Frame], worker: str, contract: Contract) -> pa.Tabl
         (bodies.Asked(f.media, f.body, f.rows) for f in frames), contract, hashed=True
     )
     own = {**_without_bodies(frames, worker, contract), "row": _row_names(frames, asked, contract)}
-    columns = [pa.array(own[field.name], field.type) for field in own_schema()]
+    columns = [pa.array(own[field.name], field.type) for field in own_schema(contract)]
     return pa.Table.from_arrays([*columns, *asked.columns], schema=schema(contract))
 
 
@@ -59,7 +62,7 @@ def some_columns(
 def _without_bodies(frames: Sequence[Frame], worker: str, contract: Contract) -> dict[str, Any]:
     """The answers' own columns, but `row`: no body is read."""
     rows = [f.rows for f in frames]
-    probability = np.array(probabilities(frames), np.float32)
+    probability = _probabilities(frames, len(contract.classes))
     threshold = np.repeat([f.threshold for f in frames], rows)
     return {
         "id": [name for f in frames for name in ids(f, worker, contract.task)],
@@ -68,10 +71,28 @@ def _without_bodies(frames: Sequence[Frame], worker: str, contract: Contract) ->
         "at": np.repeat([round(f.at * 1e6) for f in frames], rows).astype("datetime64[us]"),
         "latency_ms": np.repeat([f.latency * 1e3 for f in frames], rows),
         "threshold": threshold,
-        "probability": probability,
-        # As the service compares: at float32, or an answer on the threshold could read differently.
-        "prediction": (probability >= threshold.astype(np.float32)).astype(np.int8),
+        "probability": list(probability) if contract.classes else probability,
+        "prediction": _called(probability, threshold, contract),
     }
+
+
+def _probabilities(frames: Sequence[Frame], classes: int) -> np.ndarray:
+    """(N,), or (N, K); an answer of another number of classes than today's contract has is NaN."""
+    if not classes:
+        return np.array(probabilities(frames), np.float32)
+    found = []
+    for frame in frames:
+        of_frame = np.array(probabilities([frame]), np.float32)
+        whole = len(of_frame) == frame.rows * classes
+        found.append(of_frame if whole else np.full(frame.rows * classes, np.nan, np.float32))
+    return np.concatenate([np.empty(0, np.float32), *found]).reshape(-1, classes)
+
+
+def _called(probability: np.ndarray, threshold: np.ndarray, contract: Contract) -> np.ndarray:
+    if contract.classes:
+        return contract.named(metrics.called(np.nan_to_num(probability), 0.0))
+    # As the service compares: at float32, or an answer on the threshold could read differently.
+    return np.asarray(probability >= threshold.astype(np.float32), dtype=np.int8)
 
 
 def ids(frame: Frame, worker: str, task: str) -> list[str]:

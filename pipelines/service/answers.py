@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,43 +14,60 @@ def json_answer(task: str, answered: Answered) -> bytes:
     """Written by hand: each part is known to need no escaping (the test reads it back as JSON)."""
     prefix, at = answered.prefix, answered.first
     told = []
-    for p, y in zip(answered.probability, answered.prediction, strict=True):
-        told.append(f'{{"id":"{prefix}{at:x}","probability":{p:.9g},"prediction":{y:d}}}')
-        at += 1
+    if answered.classes:
+        names = _in_json(answered.classes)
+        for each, name in zip(answered.probability, answered.prediction, strict=True):
+            of_each = ",".join(
+                f"{names[k]}:{p:.9g}" for k, p in zip(answered.classes, each, strict=True)
+            )
+            told.append(
+                f'{{"id":"{prefix}{at:x}","probability":{max(each):.9g},'
+                f'"prediction":{names[name]},"probabilities":{{{of_each}}}}}'
+            )
+            at += 1
+    else:
+        for p, y in zip(answered.probability, answered.prediction, strict=True):
+            told.append(f'{{"id":"{prefix}{at:x}","probability":{p:.9g},"prediction":{y:d}}}')
+            at += 1
     rows = told[0] if len(told) == 1 else ",".join(told)
     return f'{{"model":"{task}","version":"{answered.version}","predictions":[{rows}]}}'.encode()
 
 
+@lru_cache(maxsize=8)
+def _in_json(classes: tuple[str, ...]) -> dict[str, str]:
+    return {name: json.dumps(name) for name in classes}
+
+
 def as_object(task: str, answered: Answered) -> dict[str, Any]:
     """The same as a JSON-able object: what BentoML's own way gives back."""
-    prefix, first, n = answered.prefix, answered.first, len(answered.probability)
-    return {
-        "model": task,
-        "version": answered.version,
-        "predictions": [
-            {"id": f"{prefix}{first + i:x}", "probability": float(f"{p:.9g}"), "prediction": int(y)}
-            for i, p, y in zip(range(n), answered.probability, answered.prediction, strict=True)
-        ],
-    }
+    told: dict[str, Any] = json.loads(json_answer(task, answered))
+    return told
 
 
 def arrow_answer(answered: Answered) -> bytes:
-    """An Arrow stream: id, probability float32, prediction int8, version."""
+    """An Arrow stream: id, probability float32, prediction int8, version. Where there are classes,
+    prediction is text, probability that of the class predicted, and probabilities a list of floats.
+    """
     import numpy as np
     import pyarrow as pa
 
     n = len(answered.probability)
     # An old-style format is the quickest way to many like strings.
     name = (answered.prefix.replace("%", "%%") + "%x").__mod__
-    batch = pa.record_batch(
-        [
-            pa.array(list(map(name, range(answered.first, answered.first + n))), pa.string()),
-            pa.array(np.asarray(answered.probability, np.float32)),
-            pa.array(np.asarray(answered.prediction, np.int8)),
-            pa.repeat(answered.version, n),
-        ],
-        names=["id", "probability", "prediction", "version"],
-    )
+    probability = np.asarray(answered.probability, np.float32)
+    columns = {
+        "id": pa.array(list(map(name, range(answered.first, answered.first + n))), pa.string())
+    }
+    if answered.classes:
+        columns["probability"] = pa.array(probability.max(axis=1))
+        columns["prediction"] = pa.array(answered.prediction, pa.string())
+        flat = pa.array(probability.ravel())
+        columns["probabilities"] = pa.FixedSizeListArray.from_arrays(flat, len(answered.classes))
+    else:
+        columns["probability"] = pa.array(probability)
+        columns["prediction"] = pa.array(np.asarray(answered.prediction, np.int8))
+    columns["version"] = pa.repeat(answered.version, n)
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, batch.schema) as stream:
         stream.write_batch(batch)

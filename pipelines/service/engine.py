@@ -141,7 +141,7 @@ class Engine:
     def _record(
         self, model: Model, route: str, asked: list[Asked], probability: np.ndarray, now: float
     ) -> tuple[list[Answered], list[float]]:
-        values, predictions = probability.tolist(), (probability >= model.threshold).tolist()
+        values, predictions = probability.tolist(), _called(model, probability)
         at, done = 0, time.perf_counter()
         answers, took = [], []
         for one in asked:
@@ -169,7 +169,7 @@ class Engine:
         probability = self._run(model, feeds)
         seconds = time.perf_counter() - received
         answered = self.record.answer(
-            model, route, probability, probability >= model.threshold,
+            model, route, probability, _called(model, probability),
             media=media, body=body, seconds=seconds, now=now,
         )  # fmt: skip
         try:
@@ -181,7 +181,7 @@ class Engine:
         return answered
 
     def _run(self, model: Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """(N,) float32 in 0..1; raises Failed. A challenger's time and failures are weighed."""
+        """(N,) or (N, K) float32 in 0..1; raises Failed. A challenger's time and failures are weighed."""
         began = time.perf_counter()
         try:
             probability = model.artifact.run(feeds)
@@ -241,3 +241,11 @@ class Engine:
                 f"Make a champion with: perennial tick {self.task}",
             )
         return self.live.champion
+
+
+def _called(model: Model, probability: np.ndarray) -> list[bool] | list[str]:
+    """Of each row, whether it is 1, or which class it is."""
+    if model.classes:
+        return [model.classes[k] for k in probability.argmax(axis=1).tolist()]
+    called: list[bool] = (probability >= model.threshold).tolist()
+    return called

@@ -134,7 +134,7 @@ class Meters:
         inputs, self._inputs = self._inputs, []
         if not inputs:
             return
-        together = {name: np.concatenate([f[name] for f in inputs]) for name in inputs[0]}
+        together = {name: np.concatenate([f[name] for f in inputs]) for name in self.wire.watched}
         for column, n in self.wire.out_of_contract(together).items():
             self.outside.labels(self.task, column).inc(n)
 

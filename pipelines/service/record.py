@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,11 @@ class Answered:
     prefix: str
     """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
     first: int
-    probability: Sequence[float] | np.ndarray
-    """(N,); of a bulk request as the model gave them."""
-    prediction: Sequence[bool] | np.ndarray
+    probability: Sequence[float] | Sequence[list[float]] | np.ndarray
+    """(N,), or (N, K) of each class; of a bulk request as the model gave them."""
+    prediction: Sequence[bool] | Sequence[str] | np.ndarray
+    """Whether it is 1, or which class it is."""
+    classes: tuple[str, ...] = ()
 
 
 class Record:
@@ -39,8 +42,8 @@ class Record:
         self,
         model: Model,
         route: str,
-        probability: Sequence[float] | np.ndarray,
-        prediction: Sequence[bool] | np.ndarray,
+        probability: Sequence[float] | Sequence[list[float]] | np.ndarray,
+        prediction: Sequence[bool] | Sequence[str] | np.ndarray,
         *,
         media: str,
         body: bytes,
@@ -49,8 +52,9 @@ class Record:
     ) -> Answered:
         """Named and in the journal; not yet on disk: that is `settle`."""
         answered = Answered(
-            model.version, route, self._prefix(model, now), self._counter, probability, prediction
-        )
+            model.version, route, self._prefix(model, now), self._counter, probability, prediction,
+            model.classes,
+        )  # fmt: skip
         self._counter += len(probability)
         self._add(model, answered, media, body, seconds, now)
         return answered
@@ -67,7 +71,9 @@ class Record:
         now: float,
     ) -> None:
         """A shadow's prediction, under the counter of the answer that was given: so they are paired."""
-        shadow = Answered(model.version, "shadow", "", champion.first, probability.tolist(), ())
+        shadow = Answered(
+            model.version, "shadow", "", champion.first, probability.tolist(), (), model.classes
+        )
         self._add(model, shadow, media, body, seconds, now)
 
     def settle(self) -> None:
@@ -91,7 +97,7 @@ class Record:
             latency=seconds,
             threshold=model.threshold,
             media=media,
-            probabilities=values.tobytes() if isinstance(values, np.ndarray) else values,
+            probabilities=_flat(values, model.classes),
             body=body,
         )
 
@@ -100,3 +106,10 @@ class Record:
         if today != self._today[0]:
             self._today = today, id_prefix(self.task, model.version, now, self.journal.worker)
         return self._today[1]
+
+
+def _flat(values: Any, classes: tuple[str, ...]) -> Sequence[float] | bytes:
+    """As a frame holds them."""
+    if isinstance(values, np.ndarray):
+        return values.tobytes()
+    return [p for row in values for p in row] if classes else values

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pipelines.contract import Contract
 from pipelines.errors import PipelineError
 from pipelines.labelled import Counted
 from pipelines.project import Project
@@ -44,17 +45,24 @@ SECURITY = {
 }
 
 
-class Label(msgspec.Struct, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=openapi.LONGEST_ID)]
-    label: (
-        Annotated[int, msgspec.Meta(ge=0, le=1)]
-        | Annotated[float, msgspec.Meta(ge=0.0, le=1.0, multiple_of=1.0)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=openapi.LONGEST_ID)]
+ZeroOrOne = (
+    Annotated[int, msgspec.Meta(ge=0, le=1)]
+    | Annotated[float, msgspec.Meta(ge=0.0, le=1.0, multiple_of=1.0)]
+)
+"""1.0 is 1, to JSON Schema and to whoever writes a column with gaps."""
+
+
+def labels_decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
+    """Body -> its labels, each an id and a label that the contract knows."""
+    told: Any = Literal[contract.classes] if contract.classes else ZeroOrOne
+    label: Any = msgspec.defstruct(
+        "Label", [("id", Id), ("label", told)], forbid_unknown_fields=True
     )
-    """1.0 is 1, to JSON Schema and to whoever writes a column with gaps."""
-
-
-class Labels(msgspec.Struct, forbid_unknown_fields=True):
-    labels: Annotated[list[Label], msgspec.Meta(min_length=1, max_length=openapi.MOST_LABELS)]
+    many: Any = Annotated[list[label], msgspec.Meta(min_length=1, max_length=openapi.MOST_LABELS)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Labels", [("labels", many)], forbid_unknown_fields=True)
+    )
 
 
 def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
@@ -64,17 +72,17 @@ def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
 
 
 LABELS_ALLOWED = {
-    "label": "0 or 1",
     "id": f"the prediction id of an answer, 1 to {openapi.LONGEST_ID} characters",
     "labels": f"1 to {openapi.MOST_LABELS:,} objects with id and label",
 }
 
 
-def wrong_labels(said: str) -> Problem:
+def wrong_labels(said: str, classes: tuple[str, ...]) -> Problem:
     """said: msgspec's words, e.g. Expected `int` <= 1 - at `$.labels[0].label`."""
     what, _, path = said.partition(" - at `$.")
     field = path.rstrip("`") or "labels"
-    allowed = LABELS_ALLOWED.get(field.rpartition(".")[2], "an object with id and label, no more")
+    known = {"label": f"one of {', '.join(classes)}" if classes else "0 or 1", **LABELS_ALLOWED}
+    allowed = known.get(field.rpartition(".")[2], "an object with id and label, no more")
     mistake = Mistake(field, allowed, f"{field}: {what}; allowed: {allowed}")
     return Problem("invalid-labels", mistake.message, (mistake,))
 
@@ -82,7 +90,8 @@ def wrong_labels(said: str) -> Problem:
 class Routes:
     def __init__(self, project: Project, worker: Worker) -> None:
         self.project, self.worker = project, worker
-        self.labels_decoder = msgspec.json.Decoder(Labels)
+        self.labels_decoder = labels_decoder(project.contract)
+        self.label_codes = labels.spelled(project.contract)
         self.max_bytes = int(project.task.serve.max_mb * 1e6)
         self._puts = asyncio.Semaphore(PUTS)
 
@@ -98,7 +107,7 @@ class Routes:
         return self._say({"ready": True} | {k: said[k] for k in keep if k in said})
 
     async def labels(self, request: Request) -> Response:
-        """Labels by prediction id: {"labels": [{"id": ..., "label": 0 or 1}, ...]}."""
+        """Labels by prediction id: {"labels": [{"id": ..., "label": 0 or 1, or a class}, ...]}."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(
@@ -110,10 +119,13 @@ class Routes:
         try:
             given = self.labels_decoder.decode(await self._body(request, self.max_bytes))
         except msgspec.ValidationError as error:
-            raise Refused(wrong_labels(str(error))) from None
+            raise Refused(wrong_labels(str(error), self.project.contract.classes)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Problem("unreadable", f"the body is no JSON: {error}")) from None
-        pairs = [(item.id, int(item.label)) for item in given.labels]
+        if self.project.contract.classes:
+            pairs = [(item.id, self.label_codes[item.label]) for item in given.labels]
+        else:
+            pairs = [(item.id, int(item.label)) for item in given.labels]
         try:
             counted = asdict(await self._take(pairs))
         except PipelineError as error:

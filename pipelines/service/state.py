@@ -28,6 +28,11 @@ class Model:
     threshold: float
     loaded_at: float
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Empty where the answer is the probability of 1."""
+        return self.artifact.contract.classes
+
     def stands_for(self, version: Version) -> bool:
         return (self.version, self.artifact.digest) == (version.version, version.digest)
 

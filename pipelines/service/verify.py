@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines import artifact
 from pipelines.artifact import Artifact
-from pipelines.contract import Contract
+from pipelines.contract import Column, Contract
 from pipelines.errors import ArtifactError
 
 WARM_ROWS = (1, 64)
@@ -45,8 +45,8 @@ def compatible(model: Contract, service: Contract) -> str:
 
     Limits and allowed values may differ: they say what is refused, not what a row is.
     """
-    ours = {name: service.columns[name].type for name in service.inputs}
-    theirs = {name: model.columns[name].type for name in model.inputs}
+    ours = {name: _type(service.columns[name]) for name in service.inputs}
+    theirs = {name: _type(model.columns[name]) for name in model.inputs}
     reasons = [
         f"{role} is {told} in the model and {wanted} in the service"
         for role, told, wanted in (
@@ -54,6 +54,7 @@ def compatible(model: Contract, service: Contract) -> str:
             ("time", model.time, service.time),
             ("key", ", ".join(model.key), ", ".join(service.key)),
             ("label", model.label, service.label),
+            ("classes", ", ".join(model.classes), ", ".join(service.classes)),
         )
         if told != wanted
     ]
@@ -65,6 +66,12 @@ def compatible(model: Contract, service: Contract) -> str:
         if theirs.get(n, ours[n]) != ours[n]
     ]
     return "; ".join(reasons)
+
+
+def _type(column: Column) -> str:
+    if column.size is None:
+        return column.type
+    return f"{column.type} of {column.size[0]} x {column.size[1]}, {column.mode}"
 
 
 def _asks_for_more(made: Artifact, contract: Contract) -> str:
@@ -93,7 +100,7 @@ def _warm_up(made: Artifact) -> None:
     for rows in WARM_ROWS:
         taken = np.resize(np.arange(len(examples)), rows)
         answers = made.predict(examples.iloc[taken])
-        if answers.shape != (rows,) or not np.all((answers >= 0) & (answers <= 1)):
+        if answers.shape != made.shape(rows) or not np.all((answers >= 0) & (answers <= 1)):
             raise ArtifactError(
                 f"{made.folder} answers {rows} of its examples with what are no {rows} "
                 "probabilities. Make it again with: dvc repro"

@@ -22,13 +22,29 @@ class Source(Protocol):
 
 
 def open_source(task: Task, contract: Contract, root: Path) -> Source:
-    if task.source.kind == "flights":
+    told = task.source
+    if told.kind == "flights":
         from pipelines.sources.flights import Flights
 
         return Flights()
-    from pipelines.sources.files import Files
+    if told.kind == "digits":
+        from pipelines.sources.digits import Digits
 
-    assert task.source.path is not None
+        return Digits(task.period)
+
+    assert told.path is not None
     # A retraining runs in a worktree, and the source lies beside the project's own checkout.
     root = Path(os.environ.get("PERENNIAL_SOURCES", root))
-    return Files(root, task.source.path, contract, task.period)
+    if told.kind == "images":
+        from pipelines.sources.image_folder import ImageFolder
+
+        return ImageFolder(root / told.path, contract, task.period)
+    if told.kind == "idx":
+        from pipelines.sources.idx import Idx
+
+        assert told.first is not None
+        assert told.rows is not None
+        return Idx(root / told.path, contract, task.period, told.first, told.rows)
+    from pipelines.sources.files import Files
+
+    return Files(root, told.path, contract, task.period)

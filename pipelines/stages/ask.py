@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines import store
+from pipelines.artifact import readable
 from pipelines.contract import Contract
 from pipelines.paths import Paths
 
@@ -28,7 +29,8 @@ def run(
     if at.asked(period).is_file():
         return len(store.read_table(at.asked(period), "", columns=["id"]))
     wanted = list(dict.fromkeys((*contract.key, *contract.inputs)))
-    rows = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
+    landed = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
+    rows = readable(landed, contract)
 
     service.wait_for(version)
     ids = service.predict(rows)
@@ -47,7 +49,9 @@ def tell(name: str, contract: Contract, at: Paths, period: str, service: Service
     batch = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", columns)
 
     labelled = _labelled(asked, batch, contract)
-    counted = service.label(labelled["id"].tolist(), labelled[contract.label].astype(int).tolist())
+    # As a caller spells them: 0 and 1, or names of classes.
+    told = contract.named(contract.codes(labelled[contract.label])).tolist()
+    counted = service.label(labelled["id"].tolist(), told)
 
     log.info("labels %s %s: told the service: %s", name, period, counted)
     return counted.get("accepted", 0)

@@ -29,12 +29,13 @@ def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float
 
     model = artifact.load(at.model)
     test = pd.read_parquet(at.prepared / "test.parquet")
-    label = test[contract.label].to_numpy().astype(np.int8)
+    label = contract.codes(test[contract.label])
     probability = model.predict(test)
 
     summary = summarise(label, probability, model.about.threshold, task)
     slices = by_slice(label, probability, slices_of(test, contract, task.evaluate.slices), task)
-    curves = curves_of(label, probability, model.about.threshold) | {"slices": slices}
+    curves = curves_of(label, probability, model.about.threshold, contract.classes)
+    curves["slices"] = slices
 
     with store.atomic_folder(at.report) as folder:
         write(folder, name, summary, curves)
@@ -47,19 +48,22 @@ def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float
 
 
 def curves_of(
-    label: np.ndarray, probability: np.ndarray, threshold: float
+    label: np.ndarray, probability: np.ndarray, threshold: float, classes: tuple[str, ...]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What `dvc plots` draws, by name: a row a point."""
+    """What `dvc plots` draws, by name: a row a point. ROC and precision of several classes are of
+    all their questions "is it this one?" together."""
+    asked = metrics.one_hot(label, len(classes)).ravel() if classes else label
+    names = classes or (0, 1)
     return {
-        "roc": roc(label, probability),
-        "precision_recall": precision_recall(label, probability),
+        "roc": roc(asked, probability.ravel()),
+        "precision_recall": precision_recall(asked, probability.ravel()),
         "calibration": [
             {"predicted": p, "observed": o, "rows": n}
             for p, o, n in metrics.calibration(label, probability)
         ],
         "confusion": [
-            {"actual": int(a), "predicted": int(p)}
-            for a, p in zip(label, probability >= threshold, strict=True)
+            {"actual": names[a], "predicted": names[p]}
+            for a, p in zip(label, metrics.called(probability, threshold), strict=True)
         ],
     }
 
@@ -79,9 +83,8 @@ def summarise(
 ) -> dict[str, float]:
     """Flat numbers; `dvc metrics diff` compares these."""
     interval = metrics.auc_interval(label, probability, task.evaluate.bootstrap, task.train.seed)
-    counts = metrics.confusion(label, probability, threshold)
-    called = counts["true_positive"] + counts["false_positive"]
-    actual = counts["true_positive"] + counts["false_negative"]
+    called = metrics.called(probability, threshold)
+    precision, recall = _precision_recall(label, called, probability.ndim == 2)
     return {
         "test_auc": interval.value,
         "test_auc_low": interval.low,
@@ -89,12 +92,24 @@ def summarise(
         "test_log_loss": metrics.log_loss(label, probability),
         "test_brier": metrics.brier(label, probability),
         "test_calibration_error": metrics.calibration_error(label, probability),
-        "test_precision": counts["true_positive"] / called if called else 0.0,
-        "test_recall": counts["true_positive"] / actual if actual else 0.0,
-        "test_rate": float(label.mean()),
+        "test_accuracy": metrics.accuracy(label, probability, threshold),
+        "test_precision": precision,
+        "test_recall": recall,
+        "test_rate": metrics.rate(label, probability.ndim == 2),
         "test_rows": float(len(label)),
         "threshold": threshold,
     }
+
+
+def _precision_recall(label: np.ndarray, called: np.ndarray, several: bool) -> tuple[float, float]:
+    """Of label 1; of several classes their mean."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    average = "macro" if several else "binary"
+    precision, recall, _, _ = precision_recall_fscore_support(
+        label, called, average=average, zero_division=0
+    )
+    return float(precision), float(recall)
 
 
 def by_slice(
@@ -109,7 +124,7 @@ def by_slice(
                 continue
             auc = metrics.auc(label[here], probability[here])
             if np.isfinite(auc):
-                rate = float(label[here].mean())
+                rate = metrics.rate(label[here], probability.ndim == 2)
                 found.append(
                     {
                         "column": column,

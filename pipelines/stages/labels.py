@@ -23,6 +23,8 @@ def run(name: str, contract: Contract, at: Paths, period: str) -> int:
     Joined by row key: any version's answer finds its label, that to the batch as well as those over
     HTTP whose request gave the row's key. A label that came over HTTP before is not overwritten.
     """
+    import pandas as pd
+
     if not (at.batch(period).is_file() or at.predictions(period).is_file()):
         log.info("labels %s %s: no predictions to label", name, period)
         return 0
@@ -31,7 +33,7 @@ def run(name: str, contract: Contract, at: Paths, period: str) -> int:
         f"perennial ingest {name} --batch {period}",
         [*contract.key, *{contract.time, contract.label} - set(contract.key)],
     )
-    known = batch[[contract.label]].set_axis(["label"], axis=1)
+    known = pd.DataFrame({"label": contract.codes(batch[contract.label])})
     known.insert(0, "row", [f"{k:016x}" for k in row_keys(batch, contract).tolist()])
     return _of_batch(name, at, period, known) + _of_served(contract, at, batch, known)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import labelled as labels
 from pipelines import periods, store
-from pipelines.artifact import Artifact
+from pipelines.artifact import Artifact, readable
 from pipelines.contract import Contract
 from pipelines.drift import performance, profile, shift
 from pipelines.drift.profile import Profile
@@ -19,6 +19,7 @@ from pipelines.params import Monitor, Task
 from pipelines.paths import Paths
 from pipelines.records import Alarm, ColumnDrift, Performance
 from pipelines.served import answers
+from pipelines.tasks.base import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +58,9 @@ def run(
     expected = artifact.about.metrics["validation_auc"]
 
     seed, settings = task.train.seed, task.monitor
-    columns = shift.columns(reference, rows, settings, seed)
-    joint = shift.joint(reference, rows, settings, seed)
+    watched = KINDS[task.kind].watched(readable(rows, contract), contract, artifact).table
+    columns = shift.columns(reference, watched, settings, seed)
+    joint = shift.joint(reference, watched, settings, seed)
     judged = None
     if labelled is not None:
         judged = performance.judge(known, labelled, contract, expected, settings, seed)
@@ -79,7 +81,7 @@ def run(
 
     store.write_text(at.alarm(period), alarm.model_dump_json(indent=1))
     if pages:
-        _draw(at.drift_page(period), alarm, reference, rows, settings, seed)
+        _draw(at.drift_page(period), alarm, reference, watched, settings, seed)
     log.info("monitor %s %s: %s", name, period, "; ".join(reasons) if alarm.raised else "no alarm")
     return alarm
 

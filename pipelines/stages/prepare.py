@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines import store
+from pipelines.artifact import readable
 from pipelines.contract import Contract
 from pipelines.drift import profile
-from pipelines.encoder import fit_encoder, hour_of_day
+from pipelines.encoder import hour_of_day
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared
-from pipelines.records import DataHash, Rows, Validation
-from pipelines.tasks import tabular
-
-if TYPE_CHECKING:
-    pass
+from pipelines.records import DataHash, Validation
+from pipelines.tasks.base import KINDS, Encoded
+from pipelines.tasks.split import split
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +33,18 @@ def run(
     """validations: the accepted result of each period, in the same order."""
     import pandas as pd
 
-    mend = f"perennial ingest {name}"
-    tables = [store.read_table(at.batch(period), mend) for period in periods]
+    kind, mend = KINDS[task.kind], f"perennial ingest {name}"
+    kind.check(task, contract)
+    landed = [store.read_table(at.batch(period), mend) for period in periods]
+    tables = [readable(table, contract) for table in landed]
 
     table = pd.concat(tables, ignore_index=True)
     seconds = table[contract.time].to_numpy().astype("datetime64[s]").astype(np.int64)
-    parts = tabular.split(seconds, len(tables[-1]), task.window)
+    parts = split(seconds, len(tables[-1]), task.window)
     train = table.iloc[parts.train]
-    encoder = fit_encoder(train, contract, task.calendar, task.min_category)
+    encoder = kind.fit_encoder(train, contract, task)
     encoded = {
-        part: tabular.rows(table.iloc[getattr(parts, part)], encoder, contract)
+        part: kind.encode(table.iloc[getattr(parts, part)], contract, encoder)
         for part in ("train", "validation", "test")
     }
     prepared = Prepared(
@@ -62,20 +62,20 @@ def run(
         contract=contract.digest,
         trained_until=int(seconds[parts.validation][-1]),
         rows={part: len(rows) for part, rows in encoded.items()},
-        baseline_rate=float(encoded["train"].label.mean()),
-        baseline=_rate_by_hour(encoded["train"]),
+        baseline_rate=float(np.mean(encoded["train"].label == _usual(encoded["train"], contract))),
+        baseline=_baseline(encoded["train"], contract),
     )
 
     with store.atomic_folder(at.prepared) as folder:
         for part, rows in encoded.items():
-            store.write_arrays(
-                folder / f"{part}.npz",
-                numbers=rows.numbers, codes=rows.codes, label=rows.label, time=rows.time,
-            )  # fmt: skip
+            store.write_arrays(folder / f"{part}.npz", **vars(rows))
         store.write_table(folder / "test.parquet", table.iloc[parts.test])
         store.write_text(folder / "encoder.json", encoder.model_dump_json(indent=1))
-        profile.write(profile.make(train, contract, seed=task.train.seed), folder)
+        watched = kind.watched(train, contract, None)
+        profile.write(profile.make(watched, seed=task.train.seed), folder)
         store.write_text(folder / "prepared.json", prepared.model_dump_json(indent=1))
+    if left_out := sum(map(len, landed)) - sum(map(len, tables)):
+        log.info("prepare %s: %d rows that cannot be read are left out", name, left_out)
     log.info(
         "prepare %s %s..%s: %s rows", name, periods[0], periods[-1],
         ", ".join(f"{n} {part}" for part, n in prepared.rows.items()),
@@ -83,8 +83,17 @@ def run(
     return prepared
 
 
-def _rate_by_hour(rows: Rows) -> dict[str, float]:
-    """Share of label 1 in each hour of the day: the prediction anyone could make without a model."""
+def _usual(rows: Encoded, contract: Contract) -> int:
+    """The label whose share of the train rows is told: 1, or the commonest class."""
+    return int(np.argmax(np.bincount(rows.label))) if contract.classes else 1
+
+
+def _baseline(rows: Encoded, contract: Contract) -> dict[str, float]:
+    """The prediction anyone could make without a model: share of each class among the train rows,
+    or share of label 1 in each hour of the day."""
+    if contract.classes:
+        shares = np.bincount(rows.label, minlength=len(contract.classes)) / len(rows)
+        return dict(zip(contract.classes, shares.tolist(), strict=True))
     hours = hour_of_day(rows.time).astype(int)
     return {
         str(hour): float(rows.label[hours == hour].mean()) for hour in sorted(set(hours.tolist()))

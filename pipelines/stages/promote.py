@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipelines import artifact, ledger, rivals, store
+from pipelines import artifact, ledger, rivals, store, variants
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Verify
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
@@ -156,6 +156,7 @@ def _compare(
             rows=digest,
             slices=task.evaluate.slices,
             slice_rows=task.evaluate.slice_rows,
+            variant=variants.told(made.about.variants) if made.about.variants else None,
             validation_auc=made.about.metrics.get("validation_auc"),
         ),
         live.gathered(at, contract, champion, version) if champion else None,

@@ -6,12 +6,11 @@ import datetime as dt
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipelines import store
-from pipelines.artifact import Artifact
+from pipelines import metrics, store
+from pipelines.artifact import Artifact, readable
 from pipelines.contract import Contract
 from pipelines.paths import Paths
+from pipelines.served import bodies
 from pipelines.slices import row_keys
 
 if TYPE_CHECKING:
@@ -27,8 +26,9 @@ def run(
     if at.predictions(period).is_file():
         return len(store.read_table(at.predictions(period), "", columns=["id"]))
     wanted = list(dict.fromkeys((*contract.key, *contract.inputs)))
-    rows = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
+    landed = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
 
+    rows = readable(landed, contract)
     answers = answer(rows, contract, model, version)
 
     store.write_table(at.predictions(period), answers)
@@ -48,15 +48,16 @@ def answer(rows: pd.DataFrame, contract: Contract, model: Artifact, version: str
         {
             "id": prediction_ids(rows, contract, version),
             "version": version,
-            "probability": probability,
+            "probability": probability if probability.ndim == 1 else list(probability),
             "threshold": model.about.threshold,
-            "prediction": (probability >= model.about.threshold).astype(np.int8),
+            "prediction": contract.named(metrics.called(probability, model.about.threshold)),
             "at": dt.datetime.now(dt.UTC).replace(tzinfo=None, microsecond=0),
         }
     )
     private = [c for c in rows.columns if contract.columns[c].personal]
     asked = rows.assign(**{c: pd.util.hash_array(rows[c].astype(str).to_numpy()) for c in private})
-    return pd.concat([known, asked.reset_index(drop=True)], axis=1)
+    asked = asked.rename(columns=bodies.stored).reset_index(drop=True)
+    return pd.concat([known, asked], axis=1)
 
 
 def prediction_ids(rows: pd.DataFrame, contract: Contract, version: str) -> list[str]:

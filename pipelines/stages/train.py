@@ -8,21 +8,19 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from pipelines import artifact, metrics, store
 from pipelines.contract import Contract
-from pipelines.errors import ArtifactError
+from pipelines.drift import profile
 from pipelines.params import Task
 from pipelines.paths import Paths
-from pipelines.prepared import Prepared, load_encoder, load_prepared, load_rows
+from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
-from pipelines.records import Rows
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipelines.tasks.base import KINDS, Encoded, load_encoder, load_rows
 
 log = logging.getLogger(__name__)
 
@@ -40,30 +38,45 @@ def run(
     """Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise."""
     import pandas as pd
 
-    from pipelines.adapters import onnx, tracking
+    from pipelines.adapters import onnx, onnx_variants, tracking
 
-    prepared = load_prepared(at, name)
-    encoder = load_encoder(at, name)
-    train, validation = (load_rows(at, part, name) for part in ("train", "validation"))
+    kind, prepared = KINDS[task.kind], load_prepared(at, name)
+    kind.check(task, contract)
+    encoder = load_encoder(at, task)
+    train, validation = (load_rows(at, part, task) for part in ("train", "validation"))
     test = pd.read_parquet(at.prepared / "test.parquet")
 
     provenance = here(at.root)
     with tracking.training_run(at, name, task, prepared, provenance, reason) as logged:
         history: list[dict[str, float]] = []
         with _progress(name, task, logged.epoch, history) as report:
-            model = _fit(name, task, train, validation, encoder.cardinalities, report)
-        graph = onnx.raw_to_probability(encoder, model.to_onnx())
-        expected = _answers(model, test, encoder, contract)
+            model = kind.fit(name, task, train, validation, encoder, report)
+        graph = kind.graph(model, contract, encoder)
+        expected = kind.answers(model, kind.encode(test, contract, encoder))
         feeds = artifact.raw_inputs(test, contract, contract.inputs)
         worst = onnx.check_parity(graph, feeds, expected)
-        about = _about(name, task, prepared, validation, model)
+        chosen = onnx_variants.choose(
+            graph, kind.calibration(at, train, contract), feeds,
+            contract.codes(test[contract.label]), task.train.variants,
+        )  # fmt: skip
+        if chosen.answers is not None:
+            graph, expected = chosen.graph, chosen.answers
+        answers = kind.answers(model, validation)
+        about = _about(name, task, prepared, validation, answers).model_copy(
+            update={"variant": chosen.name, "variants": chosen.table}
+        )
         examples = test.head(EXAMPLES)[list(dict.fromkeys((*contract.key, *contract.inputs)))]
-        examples = examples.assign(expected_probability=expected[:EXAMPLES])
+        examples = examples.assign(expected_probability=expected[:EXAMPLES].tolist())
 
-        with store.atomic_folder(at.model) as folder:
-            reference = {n: at.prepared / n for n in ("reference.json", "reference.parquet")}
+        with TemporaryDirectory() as made, store.atomic_folder(at.model) as folder:
+            seen = kind.reference(train, contract, graph, task.train.seed)
+            if seen is not None:
+                profile.write(seen, Path(made))
+            home = at.prepared if seen is None else Path(made)
+            reference = {n: home / n for n in ("reference.json", "reference.parquet")}
             artifact.write(folder, graph, contract, about, reference, examples)
             artifact.self_test(artifact.load(folder))
+        kind.export(model, at.model.parent, name, task, train)
         store.write_text(at.curves, _as_csv(history))
         logged.model(at.model, about.metrics | {"parity": worst})
         logged.file(at.curves)
@@ -75,47 +88,9 @@ def run(
     return about
 
 
-def _fit(
-    name: str,
-    task: Task,
-    train: Rows,
-    validation: Rows,
-    cardinalities: tuple[int, ...],
-    report: Callable[[int, dict[str, float]], None],
-) -> Any:
-    settings = task.train
-    if settings.family == "network":
-        import torch
-
-        from pipelines.models import fit
-
-        # Threads are set on purpose: two busy processes with a pool each run many times slower.
-        torch.set_num_threads(settings.threads)
-        try:
-            return fit.fit(
-                train, validation, cardinalities, settings.network, settings.seed, report
-            )
-        except FloatingPointError as error:
-            raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
-    import threadpoolctl
-
-    from pipelines.models import estimators
-
-    with threadpoolctl.threadpool_limits(settings.threads):
-        return estimators.fit(
-            settings.family, train, validation, cardinalities, settings, settings.seed, report
-        )
-
-
-def _answers(model: Any, table: pd.DataFrame, encoder: Any, contract: Contract) -> np.ndarray:
-    numbers, codes = encoder.encode(table, contract)
-    return np.asarray(model.predict(numbers, codes))
-
-
 def _about(
-    name: str, task: Task, prepared: Prepared, validation: Rows, model: Any
+    name: str, task: Task, prepared: Prepared, validation: Encoded, probability: np.ndarray
 ) -> artifact.About:
-    probability = model.predict(validation.numbers, validation.codes)
     return artifact.About(
         task=name,
         kind=task.kind,

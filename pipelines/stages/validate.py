@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HISTORY = 12
-"""Most earlier batches whose row counts say what is usual: a year of months."""
+"""Most earlier batches whose row counts say what is usual, and whose pictures may not come again: a
+year of months, and what a window holds at most."""
 
 
 def run(
@@ -144,11 +145,15 @@ def _check(
         rows = 0
     else:
         # Great Expectations takes seconds to import: only when there is something to check.
+        from pipelines import looks
         from pipelines.adapters import expectations
 
         rows = len(table)
         history = _history(at, period)
-        findings = expectations.check(table, contract, period, task.period, history, at.data_docs)
+        earlier = looks.before([at.batch(name) for name in _earlier(at, period)], contract)
+        findings = expectations.check(
+            table, contract, period, task.period, history, at.data_docs, earlier
+        )
     return Validation(
         task=name,
         period=period,
@@ -183,9 +188,12 @@ def _table(content: bytes) -> pd.DataFrame | Finding:
 
 def _history(at: Paths, period: str) -> list[int]:
     """Row counts of the accepted batches before this one, oldest first; names sort by time."""
-    earlier = sorted(p.stem for p in at.valid.glob("*.json") if p.stem < period)
-    found = (_stored(at, name) for name in earlier[-HISTORY:])
+    found = (_stored(at, name) for name in _earlier(at, period))
     return [result.rows for result in found if result]
+
+
+def _earlier(at: Paths, period: str) -> list[str]:
+    return sorted(p.stem for p in at.valid.glob("*.json") if p.stem < period)[-HISTORY:]
 
 
 def _put_in_quarantine(at: Paths, result: Validation) -> None:

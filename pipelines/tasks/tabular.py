@@ -1,58 +1,135 @@
-"""Rows with a time, numbers, categories and a 0/1 label: cut in time and encoded."""
+"""Rows with a time, numbers, categories and a 0/1 label."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.artifact import raw_inputs
+from pipelines import encoder as encoders
+from pipelines.adapters import onnx
+from pipelines.artifact import Artifact, raw_inputs
 from pipelines.contract import Contract
+from pipelines.drift.profile import Watched
 from pipelines.encoder import Encoder
-from pipelines.errors import ParamsError
-from pipelines.params import Window
+from pipelines.errors import ArtifactError, ParamsError
+from pipelines.params import Task
+from pipelines.paths import Paths
 from pipelines.records import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class Split:
-    """Positions in the window's rows: train < validation < test in time, no moment in two parts."""
-
-    train: slice
-    validation: slice
-    test: slice
+ROWS = 64
+"""Train rows that an exported file is held to."""
+FAMILIES = ("network", "logistic", "boosting", "forest")
 
 
-def split(time: np.ndarray, last_batch_rows: int, window: Window) -> Split:
-    """time (N,) ascending, the last `last_batch_rows` of which are the window's last batch.
-
-    Only the last batch is cut, so the model is fitted on all but its newest rows whatever the
-    window's length. A boundary is moved back to the first row of its moment: rows of one moment
-    stay together, and every test row is strictly later than all that training saw.
-    """
-    n = len(time)
-    test = n - round(last_batch_rows * window.test)
-    validation = n - round(last_batch_rows * (window.test + window.validation))
-    test = int(np.searchsorted(time, time[min(test, n - 1)], side="left"))
-    validation = int(np.searchsorted(time, time[min(validation, n - 1)], side="left"))
-    if not 0 < validation < test < n:
+def check(task: Task, contract: Contract) -> None:
+    if contract.images:
         raise ParamsError(
-            f"params.yaml: the window {window.first} to {window.last} has {n} rows, too few or too "
-            f"alike in time for validation {window.validation} and test {window.test} of its last "
-            f"batch ({last_batch_rows} rows). Widen it with: edit params.yaml"
+            f"contracts/{contract.task}.yaml has pictures ({', '.join(contract.images)}), which "
+            f"kind tabular does not read; kind image does. Mend it with: edit params.yaml"
         )
-    return Split(slice(0, validation), slice(validation, test), slice(test, n))
+    if contract.classes:
+        raise ParamsError(
+            f"contracts/{contract.task}.yaml: label {contract.label} is a category; kind tabular "
+            "learns a label of 0 and 1 (type integer or boolean). "
+            f"Mend it with: edit contracts/{contract.task}.yaml"
+        )
+    if task.train.family not in FAMILIES:
+        raise ParamsError(
+            f"params.yaml: tasks.{contract.task}.train.family is {task.train.family!r}; for kind "
+            f"tabular it must be one of {', '.join(FAMILIES)}. Mend it with: edit params.yaml"
+        )
 
 
-def rows(table: pd.DataFrame, encoder: Encoder, contract: Contract) -> Rows:
+def fit_encoder(train: pd.DataFrame, contract: Contract, task: Task) -> Encoder:
+    return encoders.fit_encoder(train, contract, task.calendar, task.min_category)
+
+
+def read_encoder(content: Mapping[str, Any]) -> Encoder:
+    return Encoder.model_validate(content)
+
+
+def encode(table: pd.DataFrame, contract: Contract, encoder: Encoder) -> Rows:
     numbers, codes = encoder.encode(table, contract)
     return Rows(
         numbers=numbers,
         codes=codes,
-        label=table[contract.label].to_numpy().astype(np.int8),
+        label=contract.codes(table[contract.label]).astype(np.int8),
         time=raw_inputs(table, contract, [contract.time])[contract.time],
     )
+
+
+def read_rows(arrays: Mapping[str, np.ndarray]) -> Rows:
+    return Rows(**arrays)
+
+
+def fit(
+    name: str,
+    task: Task,
+    train: Rows,
+    validation: Rows,
+    encoder: Encoder,
+    report: Callable[[int, dict[str, float]], None],
+) -> Any:
+    settings, cardinalities = task.train, encoder.cardinalities
+    if settings.family == "network":
+        import torch
+
+        from pipelines.models import fit
+
+        # Threads are set on purpose: two busy processes with a pool each run many times slower.
+        torch.set_num_threads(settings.threads)
+        try:
+            return fit.fit(
+                train, validation, cardinalities, settings.network, settings.seed, report
+            )
+        except FloatingPointError as error:
+            raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
+    import threadpoolctl
+
+    from pipelines.models import estimators
+
+    with threadpoolctl.threadpool_limits(settings.threads):
+        return estimators.fit(
+            settings.family, train, validation, cardinalities, settings, settings.seed, report
+        )
+
+
+def answers(fitted: Any, rows: Rows) -> np.ndarray:
+    return np.asarray(fitted.predict(rows.numbers, rows.codes))
+
+
+def graph(fitted: Any, contract: Contract, encoder: Encoder) -> bytes:
+    return onnx.raw_to_probability(encoder, fitted.to_onnx())
+
+
+def calibration(at: Paths, train: Rows, contract: Contract) -> dict[str, np.ndarray]:
+    import pandas as pd
+
+    # The monitor's sample of the train rows: the arrays are encoded already.
+    return raw_inputs(pd.read_parquet(at.prepared / "reference.parquet"), contract, contract.inputs)
+
+
+def export(fitted: Any, folder: Path, name: str, task: Task, train: Rows) -> None:
+    if not task.train.export:
+        return
+    import torch
+
+    from pipelines.models import exported
+    from pipelines.models.network import Probability
+
+    rows = [torch.tensor(train.numbers[:ROWS]), torch.tensor(train.codes[:ROWS])]
+    exported.write(Probability(fitted.network), rows, folder, name, task.train.export)
+
+
+def reference(train: Rows, contract: Contract, graph: bytes, seed: int) -> None:
+    """None: the profile that prepare made of the raw rows."""
+
+
+def watched(table: pd.DataFrame, contract: Contract, model: Artifact | None) -> Watched:
+    return Watched(table, contract.time, contract.numbers, contract.categories)

@@ -114,6 +114,7 @@ STORED = {
     "number": "a column of floats or integers",
     "category": "a column of text, plain or as a dictionary",
     "boolean": "a column of booleans",
+    "image": "a column of binary",
 }
 """Type of the contract -> how Arrow may hold it."""
 
@@ -131,6 +132,8 @@ def _readable(stored: pa.DataType, wanted: str) -> bool:
             return bool(types.is_integer(stored) or types.is_floating(stored))
         case "boolean":
             return bool(types.is_boolean(stored))
+        case "image":
+            return bool(types.is_binary(stored) or types.is_large_binary(stored))
     text = stored.value_type if types.is_dictionary(stored) else stored
     return _text(text) or bool(types.is_null(text))
 

@@ -1,6 +1,6 @@
 """The rows of a table against the contract, a column at a time: the same rules as for JSON rows.
 
-Canonical types: timestamp[us], int64, float64, bool, dictionary<int32, string>.
+Canonical types: timestamp[us], int64, float64, bool, dictionary<int32, string>, binary.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines import images
 from pipelines.wire import problem
 from pipelines.wire.schema import FIRST, LAST, TEXT, Field, Shape
 
@@ -48,11 +49,15 @@ def conform(batch: pa.RecordBatch, shape: Shape) -> pa.Table:
 
 
 def feed(column: pa.ChunkedArray, field: Field) -> np.ndarray:
-    """(N,) as the graph reads it, of one canonical column."""
+    """(N,) as the graph reads it, of one canonical column; pictures (N, H, W, C)."""
     values = column.chunk(0)
     match field.column.type:
         case "timestamp":
             return _seconds(values)
+        case "image":
+            assert field.column.size is not None
+            assert field.column.mode is not None
+            return images.stack(values.to_pylist(), field.column.size, field.column.mode)
         case "category":
             levels = np.array([*values.dictionary.to_pylist(), ""], dtype=object)
             texts: np.ndarray = levels[_indices(values)]
@@ -137,12 +142,19 @@ def _booleans(stored: pa.Array, field: Field) -> tuple[pa.Array, np.ndarray]:
     return stored.cast("bool"), ~_nulls(stored)
 
 
+def _pictures(stored: pa.Array, field: Field) -> tuple[pa.Array, np.ndarray]:
+    files = stored.cast("binary")
+    good = [file is not None and field.picture(file) is not None for file in files.to_pylist()]
+    return files, np.array(good, dtype=bool)
+
+
 _READ: dict[str, Any] = {
     "timestamp": _times,
     "integer": _integers,
     "number": _numbers,
     "category": _texts,
     "boolean": _booleans,
+    "image": _pictures,
 }
 
 

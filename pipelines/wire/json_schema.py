@@ -1,7 +1,7 @@
 """A row in JSON Schema: allows exactly what the reader takes, and forbids what it refuses.
 
-Two rules have no words there: a column that never exceeds another one of its row, which the field's
-description tells; and names given twice.
+Three rules have no words there: a column that never exceeds another one of its row, and what a
+picture is, which the field's description tells; and names given twice.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def _value_schema(field: Field) -> dict[str, Any]:
     column = field.column
     said = [column.description] if column.description else []
     said += [f"Unit: {column.unit}."] if column.unit else []
+    said += [f"{field.allowed[0].upper()}{field.allowed[1:]}."] if column.type == "image" else []
     said += [f"Never above `{field.at_most}` of the same row."] if field.at_most else []
     said += [] if field.required else ["Names the row: its label is then found by it. Optional."]
     return schema | ({"description": " ".join(said)} if said else {})
@@ -43,6 +44,8 @@ def _present(field: Field) -> dict[str, Any]:
             return {"type": "string", "pattern": _time_pattern(field)}
         case "boolean":
             return {"type": "boolean"}
+        case "image":
+            return {"type": "string", "minLength": 1, "contentEncoding": "base64"}
         case "integer" | "number" as kind:
             return {"type": kind, "minimum": field.low, "maximum": field.high}
     if field.values is None:

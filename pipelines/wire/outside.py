@@ -43,6 +43,8 @@ def counts(found: Mapping[str, tuple[Rule, ...]], feeds: Feeds) -> dict[str, int
 def _rules(field: Field, contract: Contract) -> list[Rule]:
     column, name = field.column, field.name
     some: list[Rule] = []
+    if column.type == "image":
+        return some
     if field.nullable and not column.nulls:
         some.append(_missing_text(name) if column.type == "category" else _missing(name))
     if column.min is not None and column.min > field.low:

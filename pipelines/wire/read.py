@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 class Wire:
     """fields: all that a row may hold: the contract's inputs, then key columns that are none, in
-    the order of a Row's attributes."""
+    the order of a Row's attributes. watched: inputs that `out_of_contract` looks at."""
 
     def __init__(self, contract: Contract, max_rows: int) -> None:
         self.contract = contract
@@ -33,6 +34,8 @@ class Wire:
         # The contract works these out anew each time.
         self._time, self._inputs = contract.time, contract.inputs
         self._numbers, self._categories = contract.numbers, contract.categories
+        self._images = contract.images
+        self.watched = tuple(n for n in contract.inputs if n not in contract.images)
         self._outside = outside.rules(contract, self.shape.fields)
 
     def rows(self, body: bytes) -> list[Row]:
@@ -49,10 +52,11 @@ class Wire:
         return rows
 
     def feeds(self, rows: list[Row]) -> dict[str, np.ndarray]:
-        """Each input's (N,) array, of rows of one request or of many."""
+        """Each input's (N,) array, of rows of one request or of many; pictures (N, H, W, C)."""
         # All columns are turned at once; the numbers share one matrix, the texts another.
         turned = list(zip(*map(astuple, rows), strict=True))
-        split, end = 1 + len(self._numbers), len(self._inputs)
+        split = 1 + len(self._numbers)
+        end = split + len(self._categories)
         feeds = {self._time: _seconds(turned[0])}
         if self._numbers:
             matrix = np.array(turned[1:split], dtype=np.float32)
@@ -63,13 +67,16 @@ class Wire:
                 for column in turned[split:end]
             ]
             feeds.update(zip(self._categories, np.array(texts, dtype=object), strict=True))
+        for name, pixels in zip(self._images, turned[end : end + len(self._images)], strict=True):
+            feeds[name] = np.stack(pixels)
         return feeds
 
     def table(self, body: bytes, media: Media) -> pa.Table:
         """1 to max_rows rows of a bulk request; media: "arrow" or "parquet".
 
         Columns in the order of `fields`, key columns that were not given left out; times as
-        timestamp[us], categories as dictionary<int32, string>, else int64, float64, bool.
+        timestamp[us], categories as dictionary<int32, string>, pictures' files as binary, else
+        int64, float64, bool.
         Raises Refused: unreadable, too-large, or invalid-rows naming columns or rows.
         """
         return columns.conform(bulk.read(body, media, self.shape), self.shape)
@@ -117,6 +124,8 @@ def _jsonable(value: Any) -> Any:
     """A cell of a table of objects; NaN, NaT, NA and None are null."""
     if value is None or value != value or str(value) == "<NA>":
         return None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return value.item() if isinstance(value, np.generic) else value

@@ -18,12 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from pipelines import images
 from pipelines.contract import Column, Contract
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FLOAT32 = 3.4028234663852886e38
 """Largest number that float32 holds."""
@@ -66,6 +70,8 @@ class Field:
 
     def _present(self) -> Any:
         match self.column.type:
+            case "image":
+                return Annotated[bytes, Meta(min_length=1)]  # in JSON as base64
             case "timestamp":
                 return Annotated[dt.datetime, Meta(tz=False)]
             case "boolean":
@@ -94,7 +100,18 @@ class Field:
             read = msgspec.convert(value, self.type)
         except msgspec.ValidationError:
             return False
+        if self.column.type == "image":
+            return self.picture(read) is not None
         return self.column.type != "timestamp" or read is None or self.allows_time(read)
+
+    def picture(self, file: bytes) -> np.ndarray | None:
+        """(H, W, C) uint8, or None where the file is no such picture."""
+        assert self.column.size is not None
+        assert self.column.mode is not None
+        try:
+            return images.decode(file, self.column.size, self.column.mode)
+        except images.ImageError:
+            return None
 
     def allows_time(self, time: dt.datetime) -> bool:
         return FIRST <= time <= LAST and (
@@ -117,6 +134,13 @@ class Field:
     def _words(self) -> str:
         unit = f" {self.column.unit}" if self.column.unit else ""
         match self.column.type:
+            case "image":
+                assert self.column.size is not None
+                height, width = self.column.size
+                return (
+                    f"a picture file (PNG, JPEG, ...) of {height} x {width} pixels, mode "
+                    f"{self.column.mode}; in JSON as base64"
+                )
             case "timestamp":
                 hours = f", hours {self.hours[0]} to {self.hours[1]}" if self.hours else ""
                 return (
@@ -155,7 +179,7 @@ def _field(contract: Contract, name: str, attribute: str, names: tuple[str, ...]
         attribute=attribute,
         column=column,
         required=name in contract.inputs,
-        nullable=name != contract.time and (column.nulls > 0 or not stops),
+        nullable=name not in (contract.time, *contract.images) and (column.nulls > 0 or not stops),
         low=low,
         high=high,
         values=column.values if stops and not column.new_values else None,
@@ -205,6 +229,7 @@ class Shape:
         self.clocks = tuple(
             (f, attrgetter(f.attribute)) for f in self.fields if f.column.type == "timestamp"
         )
+        self.pictures = tuple(f for f in self.fields if f.column.type == "image")
         self.pairs = tuple(
             (f, self.by_name[f.at_most], attrgetter(f.attribute, self.by_name[f.at_most].attribute))
             for f in self.fields
@@ -231,11 +256,18 @@ class Shape:
         return {known[k].attribute if k in known else f"?{k}": v for k, v in row.items()}
 
     def consistent(self, rows: list[Row]) -> bool:
-        """Do the rows keep what types cannot say: times within limits, columns at most others?"""
+        """Do the rows keep what types cannot say: times within limits, columns at most others,
+        pictures that can be read? A picture's file is replaced by its pixels."""
         for field, time in self.clocks:
             for value in map(time, rows):
                 if value.__class__ is dt.datetime and not field.allows_time(value):
                     return False
+        for field in self.pictures:
+            for row in rows:
+                pixels = field.picture(getattr(row, field.attribute))
+                if pixels is None:
+                    return False
+                setattr(row, field.attribute, pixels)
         for _, _, both in self.pairs:
             for value, limit in map(both, rows):
                 if exceeds(value, limit):

@@ -18,8 +18,8 @@ class Input:
 
     id: str
     name: str
-    type: Literal["datetime-local", "number", "text"]
-    kind: Literal["time", "number", "boolean", "text"]
+    type: Literal["datetime-local", "number", "text", "file"]
+    kind: Literal["time", "number", "boolean", "text", "file"]
     """How its text is written in JSON."""
     empty: Literal["null", "omit", "text"]
     """What is sent of it when nothing is in it."""
@@ -51,7 +51,7 @@ def _input(field: Field, row: dict[str, Any]) -> Input:
     return Input(
         id=field.attribute,
         name=field.name,
-        type="datetime-local" if kind == "time" else "number" if kind == "number" else "text",
+        type=TYPES.get(kind, "text"),
         kind=kind,
         empty=_empty(field, kind),
         value=_written(row.get(field.name)),
@@ -69,6 +69,8 @@ def _input(field: Field, row: dict[str, Any]) -> Input:
 
 
 def _range(field: Field, low: str, high: str) -> str:
+    if field.column.type == "image":
+        return f"{field.allowed[0].upper()}{field.allowed[1:]}."
     if field.hours:
         return f"Hours {field.hours[0]} to {field.hours[1]}."
     most = f"At most {field.at_most}. " if field.at_most else ""
@@ -77,7 +79,16 @@ def _range(field: Field, low: str, high: str) -> str:
     return most + (f"At least {low}." if low else f"At most {high}." if high else "")
 
 
-def _kind(field: Field) -> Literal["time", "number", "boolean", "text"]:
+TYPES: dict[str, Literal["datetime-local", "number", "text", "file"]] = {
+    "time": "datetime-local",
+    "number": "number",
+    "file": "file",
+}
+
+
+def _kind(field: Field) -> Literal["time", "number", "boolean", "text", "file"]:
+    if field.column.type == "image":
+        return "file"
     if field.column.type == "timestamp":
         return "time"
     if field.column.type == "boolean":

@@ -68,15 +68,38 @@ def _description(contract: Contract, about: About | None) -> str:
         until = dt.datetime.fromtimestamp(about.trained_until, dt.UTC)
         said.append(
             f"The model that answers ({about.family}) has seen rows up to {until:%Y-%m-%d %H:%M}; "
-            f"{100 * about.baseline_rate:.1f} % of its training rows had label 1. From a "
-            f"probability of {about.threshold:.3f} on, the prediction is 1."
+            + (
+                "the prediction is the likeliest class."
+                if contract.classes
+                else f"{100 * about.baseline_rate:.1f} % of its training rows had label 1. From a "
+                f"probability of {about.threshold:.3f} on, the prediction is 1."
+            )
         )
     return "\n\n".join(part for part in said if part)
 
 
 def _label_words(contract: Contract) -> str:
     meaning = contract.columns[contract.label].description
-    return f"Predicted is `{contract.label}`, 0 or 1. {meaning}".strip()
+    known = f"one of {', '.join(contract.classes)}" if contract.classes else "0 or 1"
+    return f"Predicted is `{contract.label}`, {known}. {meaning}".strip()
+
+
+def _label(contract: Contract) -> dict[str, Any]:
+    if contract.classes:
+        return {"type": "string", "enum": list(contract.classes)}
+    return {"type": "integer", "enum": [0, 1]}
+
+
+def _probability(of: str) -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 1, "description": of}
+
+
+def _of_classes(contract: Contract) -> dict[str, Any]:
+    """What an answer says more where there are classes."""
+    if not contract.classes:
+        return {}
+    each = {name: _probability(f"Of {contract.label} being {name}.") for name in contract.classes}
+    return {"probabilities": closed(each)}
 
 
 def schemas(contract: Contract, max_rows: int) -> dict[str, Any]:
@@ -96,20 +119,20 @@ def schemas(contract: Contract, max_rows: int) -> dict[str, Any]:
                     "type": "string",
                     "description": "Names this answer; a label that comes later is sent with it.",
                 },
-                "probability": {
-                    "type": "number",
-                    "minimum": 0,
-                    "maximum": 1,
-                    "description": f"Of {contract.label} being 1.",
-                },
-                "prediction": {"type": "integer", "enum": [0, 1]},
+                "probability": _probability(
+                    "Of the prediction being right."
+                    if contract.classes
+                    else f"Of {contract.label} being 1."
+                ),
+                "prediction": _label(contract),
+                **_of_classes(contract),
             }
         ),
         "Labels": closed({"labels": list_of(ref("Label"), MOST_LABELS)}),
         "Label": closed(
             {
                 "id": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
-                "label": {"type": "integer", "enum": [0, 1]},
+                "label": _label(contract),
             }
         ),
         "Counted": closed(
@@ -155,7 +178,8 @@ def _predict(contract: Contract, example: Mapping[str, Any] | None, serve: Serve
 
 
 def _labels(contract: Contract) -> dict[str, Any]:
-    example = {"labels": [{"id": f"{contract.task}-1-20130401-00c0ffee-0", "label": 1}]}
+    label = contract.classes[0] if contract.classes else 1
+    example = {"labels": [{"id": f"{contract.task}-1-20130401-00c0ffee-0", "label": label}]}
     return {
         "operationId": "labels",
         "summary": "Tell what came true, by prediction id",

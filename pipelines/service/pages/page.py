@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from pipelines.contract import Contract
 from pipelines.project import Project
 from pipelines.service.pages import form
 from pipelines.service.state import Model
@@ -48,7 +49,7 @@ def html(project: Project, worker: Worker) -> str:
         model=model,
         since=moment(model.since) if model else "",
         label=label,
-        question=f"Is {label} 1 or 0? {said}".strip(),
+        question=f"{_question(project.contract)} {said}".strip(),
         filled=row is not None,
         fields=form.inputs(worker.wire.shape.fields, row),
         notices=notices(worker.live.state(), worker.live.waiting_for, time.time()),
@@ -119,14 +120,26 @@ def facts(project: Project, model: Model, challenger: Model | None) -> tuple[tup
         "Trained on": " to ".join(about.window.values()),
         "Rows": ", ".join(f"{rows:,} {part}" for part, rows in about.rows.items()),
         "Newest row": moment(about.trained_until, zone=""),
-        f"{project.contract.label} = 1": f"{100 * about.baseline_rate:.1f} % of the training rows",
-        "Threshold": f"{model.threshold:.3f}: from there on the prediction is 1",
     }
+    rate = f"{100 * about.baseline_rate:.1f} % of the training rows"
+    if project.contract.classes:
+        told |= {"Classes": ", ".join(project.contract.classes), "The commonest": rate}
+    else:
+        told |= {
+            f"{project.contract.label} = 1": rate,
+            "Threshold": f"{model.threshold:.3f}: from there on the prediction is 1",
+        }
     told |= {_measure(name): f"{value:.3f}" for name, value in about.metrics.items()}
     if challenger is not None and asked.route != "off":
         does = "answers" if asked.route == "canary" else "predicts beside, unheard, on"
         told["Challenger"] = f"version {challenger.version} {does} {share}"
     return (*told.items(), ("Artifact", model.artifact.digest))
+
+
+def _question(contract: Contract) -> str:
+    if contract.classes:
+        return f"Which {contract.label} is it: {', '.join(contract.classes)}?"
+    return f"Is {contract.label} 1 or 0?"
 
 
 def _measure(name: str) -> str:

@@ -18,8 +18,16 @@ function number(text) {
   return /^-?(0|[1-9]\d*)$/.test(text) ? text : JSON.stringify(Number(text));
 }
 
+// A picture's file as base64: the one chosen, else the example's.
+async function file(input) {
+  const [chosen] = input.files;
+  if (!chosen) return input.dataset.file;
+  const bytes = new Uint8Array(await chosen.arrayBuffer());
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
+
 // One row as JSON, or null when a number's field holds none.
-function written() {
+async function written() {
   const members = [];
   for (const input of inputs) {
     const { name, kind, empty } = input.dataset;
@@ -28,7 +36,8 @@ function written() {
       complain(input, kind === "time" ? "This is no time." : "This is no number.");
       return null;
     }
-    if (input.value === "" && empty !== "text") {
+    if (kind === "file") value = JSON.stringify(await file(input));
+    else if (input.value === "" && empty !== "text") {
       if (empty === "omit") continue;
       value = "null";
     } else if (kind === "number") value = number(input.value);
@@ -62,7 +71,7 @@ function show(failed, ...parts) {
   else answer.parentElement.scrollIntoView({ block: "nearest" });
 }
 
-function answered({ version, predictions: [{ id, probability, prediction }] }) {
+function answered({ version, predictions: [{ id, probability, prediction, probabilities }] }) {
   const { label, version: known } = form.dataset;
   const percent = (100 * probability).toFixed(1);
   const meter = element("meter");
@@ -71,8 +80,11 @@ function answered({ version, predictions: [{ id, probability, prediction }] }) {
   const parts = [
     element("p", "probability", `${percent} %`),
     meter,
-    element("p", "", `is the probability of ${label} = 1, so the prediction is `,
-      element("strong", "", `${label}: ${prediction ? "yes (1)" : "no (0)"}`)),
+    probabilities
+      ? element("p", "", "is the probability of ", element("strong", "", `${label}: ${prediction}`))
+      : element("p", "", `is the probability of ${label} = 1, so the prediction is `,
+        element("strong", "", `${label}: ${prediction ? "yes (1)" : "no (0)"}`)),
+    ...others(probabilities, prediction),
     element("p", "", `Answered by version ${version}.`),
     element("p", "", "Prediction id ", element("code", "id", id)),
     element("p", "", "Where it comes from: ", element("code", "", `perennial trace ${id}`)),
@@ -81,6 +93,15 @@ function answered({ version, predictions: [{ id, probability, prediction }] }) {
     parts.push(element("p", "", "Not the version that this page tells of: load it again."));
   }
   show(false, ...parts);
+}
+
+// The other classes, the likeliest first.
+function others(probabilities = {}, prediction) {
+  const rest = Object.entries(probabilities).filter(([name]) => name !== prediction);
+  if (!rest.length) return [];
+  rest.sort(([, one], [, other]) => other - one);
+  const told = rest.map(([name, p]) => element("li", "", `${name}: ${(100 * p).toFixed(1)} %`));
+  return [element("ol", "others", ...told)];
 }
 
 function refused({ title, detail, errors = [] }) {
@@ -102,7 +123,7 @@ function refused({ title, detail, errors = [] }) {
 
 async function ask() {
   clear();
-  const body = written();
+  const body = await written();
   if (body === null) {
     show(true, element("p", "error", "Not sent: a field cannot be read."));
     return;

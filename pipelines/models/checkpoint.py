@@ -1,0 +1,98 @@
+"""What a killed training goes on from: one file, written whole, read without running code.
+
+The file is `torch.save` of tensors and plain values, and is read with `weights_only=True`, which
+builds nothing else. Its name holds a fingerprint of settings, data, first weights and code: a
+checkpoint that differs in one of them has another name, is told of, and is left where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipelines import store
+from pipelines.models import distributed
+
+if TYPE_CHECKING:
+    from pipelines import train_params
+    from pipelines.models.devices import Plan
+    from pipelines.models.objective import Objective
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+
+
+def fingerprint(
+    objective: Objective, settings: train_params.Loop, seed: int, plan: Plan, processes: int
+) -> dict[str, str]:
+    """Digests of all that the weights of the end depend on. `objective` as it was made."""
+    ran = [str(plan.device.type), plan.precision, plan.tf32, plan.deterministic]
+    ran += [processes, torch.get_num_threads(), torch.__version__]
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    return {
+        "settings": store.digest_of([settings.model_dump(mode="json"), seed]),
+        "data": _digest((*objective.rows, *objective.validation)),
+        "first weights": _digest(tuple(objective.module.state_dict().values())),
+        "machine": store.digest_of(ran),
+        "code": store.digest_of([file.read_text(encoding="utf-8") for file in code]),
+    }
+
+
+def _digest(tensors: tuple[Tensor, ...]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        whole = tensor.detach().cpu().contiguous().reshape(-1)
+        if whole.numel():
+            found.update(memoryview(whole.view(torch.uint8).numpy()))
+    return found.hexdigest()
+
+
+class Checkpoint:
+    """One training's file. Rank 0 reads and writes it; the folder need not be shared."""
+
+    def __init__(self, folder: Path, of: dict[str, str]) -> None:
+        self.of = of
+        self.path = folder / f"checkpoint-{store.digest_of(of)[:16]}.pt"
+
+    def save(self, state: State) -> None:
+        with store.atomic(self.path) as temporary:
+            torch.save({"of": self.of, **state}, temporary)
+
+    def load(self, first: bool) -> State | None:
+        """On every process what rank 0 (first) finds; others that it finds are told of and left."""
+        held = b""
+        if first:
+            self._tell_of_others()
+            store.sweep(self.path.parent, of=self.path.name)
+            held = self.path.read_bytes() if self.path.is_file() else b""
+        held = distributed.bytes_from_first(held)
+        return _read(io.BytesIO(held)) if held else None
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _tell_of_others(self) -> None:
+        for other in sorted(self.path.parent.glob("checkpoint-*.pt")):
+            if other == self.path:
+                continue
+            try:
+                of = _read(other)["of"]
+            except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+                log.warning("%s is no checkpoint and is left: %s", other, error)
+                continue
+            differs = ", ".join(name for name in self.of if self.of[name] != of.get(name))
+            log.warning("%s is of another %s: not resumed from, and left", other, differs)
+
+
+def _read(file: Path | io.BytesIO) -> State:
+    found: State = torch.load(file, map_location="cpu", weights_only=True)
+    return found

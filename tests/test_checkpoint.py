@@ -1,0 +1,161 @@
+"""Killed at any step, a training goes on to the same weights: `pytest tests/test_checkpoint.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import train_params
+from pipelines.models import checkpoint
+from tests.training_world import CPU, digest, trained
+
+EVERY = CPU.model_copy(update={"checkpoint": 3})
+SETTINGS: dict[str, dict[str, Any]] = {
+    "table": {"average": 0.9, "schedule": "plateau", "accumulate": 2},
+    "pictures": {"schedule": "one_cycle", "label_smoothing": 0.1},
+}
+STEPS = {"table": 21, "pictures": 18}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def lives(world: str, folder: Path, deaths: list[tuple[str, int]]) -> tuple[list[int], str]:
+    """Exit statuses of the processes that were killed and of the last, and what that came to."""
+    asked = {"world": world, "folder": str(folder), "deaths": deaths, "settings": SETTINGS[world]}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.training_world", json.dumps(asked)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [int(line) for line in ran.stdout.split()], (folder / "digest").read_text()
+
+
+@pytest.mark.parametrize("world", SETTINGS)
+def test_killed_at_random_steps_the_weights_are_the_same_to_the_bit(
+    world: str, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**6)
+    drawn = random.Random(seed)
+    losses = STEPS[world] * (2 if world == "table" else 1)
+    deaths = [("loss", drawn.randint(1, losses)) for _ in range(3)]
+    deaths += [("loss", 2), ("fsync", drawn.randint(1, 3)), ("loss", 5)]
+    expected = digest(trained(world, **SETTINGS[world]))
+    statuses, found = lives(world, tmp_path, deaths)
+    assert statuses[-1] == 0
+    assert -signal.SIGKILL in statuses, f"nothing was killed, of deaths {deaths}"
+    assert found == expected, f"seed {seed}: {deaths}"
+    assert [file.name for file in tmp_path.iterdir()] == ["digest"], "a checkpoint outlived its use"
+
+
+def stopped(world: str, folder: Path, at: int, **more: Any) -> None:
+    """A training that ends at its `at`-th loss."""
+
+    def change(objective: Any) -> None:
+        real, calls = objective.loss, [0]
+
+        def loss(*given: Any) -> torch.Tensor:
+            calls[0] += 1
+            if calls[0] == at:
+                raise KeyboardInterrupt
+            return real(*given)
+
+        objective.loss = loss
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(world, folder=folder, machine=EVERY, change=change, **more)
+
+
+def losses_taken(world: str, folder: Path, **more: Any) -> tuple[int, str]:
+    calls = [0]
+
+    def change(objective: Any) -> None:
+        real = objective.loss
+
+        def loss(*given: Any) -> torch.Tensor:
+            calls[0] += 1
+            return real(*given)
+
+        objective.loss = loss
+
+    found = trained(world, folder=folder, change=change, **{"machine": EVERY} | more)
+    return calls[0], digest(found)
+
+
+def test_goes_on_from_the_last_checkpoint_and_tells_of_the_epochs_before(tmp_path: Path) -> None:
+    whole: list[int] = []
+    expected = digest(trained("table", on_epoch=lambda epoch, _: whole.append(epoch)))
+    stopped("table", tmp_path, at=18)
+    told: list[int] = []
+    taken, found = losses_taken("table", tmp_path, on_epoch=lambda epoch, _: told.append(epoch))
+    assert taken == 21 - 15
+    assert found == expected
+    assert told == whole == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [("settings", {"learning_rate": 0.02}), ("settings", {"seed": 8}), ("data", {})],
+)
+def test_another_trainings_checkpoint_is_named_and_left(
+    what: str,
+    changed: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped("table", tmp_path, at=18)
+    (left,) = tmp_path.iterdir()
+    held = left.read_bytes()
+    if what == "data":
+        monkeypatch.setattr("tests.training_world.HELD_ROWS", 190)
+    with caplog.at_level(logging.WARNING):
+        taken, _ = losses_taken("table", tmp_path, **changed)
+    assert taken == 21
+    assert left.read_bytes() == held
+    assert str(left) in caplog.text
+    assert what in caplog.text
+
+
+def test_code_that_changed_is_another_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped("table", tmp_path, at=18)
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert losses_taken("table", tmp_path)[0] == 21
+
+
+def test_a_file_that_would_run_code_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"of": Hostile()}, tmp_path / "checkpoint-0.pt")
+    assert losses_taken("table", tmp_path)[0] == 21
+    assert "is no checkpoint and is left" in caplog.text
+    assert not (tmp_path / "ran").exists()
+
+
+def test_none_is_written_where_none_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: Any) -> None:
+        raise AssertionError("a checkpoint was written")
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    never = train_params.Machine(device="cpu", checkpoint=0)
+    trained("table", folder=tmp_path, machine=never)
+    with pytest.raises(AssertionError, match="was written"):
+        trained("table", folder=tmp_path, machine=EVERY)
