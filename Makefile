@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 BENCHES := bench-quality bench-overhead bench-drift bench-serving bench-swap bench-soak bench-fuzz \
-  bench-orchestration
+  bench-orchestration bench-train bench-fashion
 
 .PHONY: help setup demo up down status test test-all lint lock bench clean fetch repro store compare \
   champion image smoke smoke-image push newest $(BENCHES)

@@ -17,6 +17,7 @@ A challenger that was held stays where it is, and the tasks after `verdict` are 
 HUMAN = """ and a person
 approves (Required Actions; rejected when nobody does in time)"""
 
+WHO = "{{ ti.xcom_pull(task_ids='approve')['responded_by_user']['name'] }}"
 FIELD = "{{{{ ti.xcom_pull(task_ids='verdict')['{}'] }}}}"
 
 
@@ -37,9 +38,11 @@ for name, task in TASKS.items():
         **settings(schedule, name, DOC.format(task=name, human=HUMAN if human else "")),
     ) as dag:
         verdict = telling("verdict", f"perennial verdict {name}", read=promote_or_skip)
+        by = {"BY": WHO} if human else {}
         promote = command(
-            "promote", f'perennial promote {name} --version "$VERSION"',
-            {"VERSION": FIELD.format("challenger")},
+            "promote",
+            f'perennial promote {name} --version "$VERSION"' + (' --by "$BY"' if human else ""),
+            {"VERSION": FIELD.format("challenger"), **by},
             outlets=[asset(name, "champion")],
         )  # fmt: skip
         if human:

@@ -17,6 +17,7 @@ HELP = """Keep models alive: validated batches, a paired gate, drift alarms that
   ingest, validate     a batch lands and is held to its contract  data/1_raw, 2_valid
   prepare, train       a window becomes a model, as ONNX          data/3_prepared, 4_model
   evaluate             measured on its newest, unseen rows        data/5_report
+  tune                 better settings, by cross-validation in time order
   gate, promote        challenger against champion, same rows     the MLflow registry
   score, labels        the champion answers; the truth arrives    data/6_live
   serve                the champion answers over HTTP             data/6_served

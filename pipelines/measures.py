@@ -141,14 +141,14 @@ def _slices(
     judged = _judged(label, slices, fewest)
     reach = NormalDist().inv_cdf(1 - (1 - settings.confidence) / max(len(judged), 1))
     lost = []
-    worst, worst_name = np.inf, ""
+    worst, worst_name, reached = np.inf, "", 0.0
     for name, here in judged.items():
         gain = metrics.auc_difference(
             label[here], challenger[here], champion[here], settings.bootstrap, SEED, ONE_SIGMA
         )
         at_most = gain.value + reach * (gain.high - gain.low) / 2
         if gain.value < worst:
-            worst, worst_name = gain.value, name
+            worst, worst_name, reached = gain.value, name, at_most
         if not at_most >= -settings.slice_drop:
             reason = (
                 f"{name} ({here.sum()} rows): {gain.value:+.4f} AUC against the champion, "
@@ -157,7 +157,9 @@ def _slices(
             lost.append(check("slice", False, reason, gain.value, -settings.slice_drop))
     if lost:
         return lost
-    shown = f", the worst {worst_name} at {worst:+.4f} AUC" if judged else ""
+    shown = (
+        f", the worst {worst_name} at {worst:+.4f} AUC ({reached:+.4f} at most)" if judged else ""
+    )
     reason = f"{len(judged)} slices of {fewest} rows or more judged{shown}"
     return [check("slices", True, reason, worst, -settings.slice_drop)]
 

@@ -176,6 +176,11 @@ class Paths:
         """Held by the one process that tunes."""
         return self.lock.with_name(f"{self.lock.stem}-tune.lock")
 
+    @property
+    def training(self) -> Path:
+        """What a killed training goes on from; by flag its trace and events."""
+        return self.root / ".perennial" / "training" / self.lock.stem
+
     # the service: what it was asked over HTTP and answered, and what this machine keeps for it
     @property
     def served(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import params, paths
+from pipelines import ledger, params, paths, watching
 from pipelines.adapters.registry import Registry
 from pipelines.errors import MissingInput
 from pipelines.lock import holder
@@ -12,6 +12,9 @@ from pipelines.loop import next_period, ticks
 from pipelines.project import Project, open_project
 from pipelines.served import answers
 from pipelines.sources.base import open_source
+
+SAID = ("alarm", "decision", "verdict", "promotion", "rollback")
+"""Entries of the ledger whose newest is shown where no tick tells of it."""
 
 
 def status() -> list[dict[str, Any]]:
@@ -25,22 +28,35 @@ def _task(project: Project) -> dict[str, Any]:
     done = ticks(project)
     last = done[-1] if done else None
     registry = Registry(at)
+    aliases = registry.aliases()
     return {
         "task": project.name,
         "batches": {"count": len(landed), "first": landed[:1], "last": landed[-1:]},
         "accepted": len(list(at.valid.glob("*.json"))),
         "quarantined": sorted(path.name for path in at.quarantine.glob("*")),
-        "aliases": registry.aliases(),
+        "aliases": aliases,
+        "last_said": {kind: ledger.newest(at.ledger, kind) for kind in SAID},
         "last_tick": last.model_dump(mode="json") if last else None,
         "prediction": _shown(project, last.period) if last else None,
         "served": answers.count(at),
         "held_by": holder(at.lock),
-        "next": _next(project),
+        "next": _next(project, registry),
     }
 
 
-def _next(project: Project) -> str:
-    """The command for the next batch; why there is none, when the source has none yet."""
+def _next(project: Project, registry: Registry) -> str:
+    """What the loop waits for, as a command; why there is none, when the source has none yet.
+
+    Of who watches (Airflow does), the retraining that is due; else the next batch to tick.
+    """
+    watched = ledger.newest(project.at.ledger, "decision")
+    done = ticks(project)
+    if watched and (not done or watched["period"] > done[-1].period):
+        found = watching.due(project, registry)
+        if found:
+            return f"perennial retrain {project.name}: {'; '.join(found.reasons)}"
+        period = project.shift(watched["period"], 1)
+        return f"nothing is due; {period} is watched once it has landed"
     period = next_period(project)
     offered = open_source(project.task, project.contract, project.at.root).periods()
     if period in offered:
@@ -93,9 +109,32 @@ def as_text(found: list[dict[str, Any]]) -> str:
             ]
             if task["prediction"]:
                 lines.append(f"one answer   perennial trace {task['prediction']}")
+        else:
+            lines += _said(task["last_said"])
         if task["served"]:
-            lines.append(f"over HTTP    {task['served']} answers in the log, shadows among them")
+            lines.append(f"over HTTP    {task['served']} answers in the log")
         if task["held_by"]:
             lines.append(f"held by      {task['held_by']}")
         blocks.append("\n".join([*lines, f"next         {task['next']}"]))
     return "\n\n".join(blocks)
+
+
+def _said(newest: dict[str, dict[str, Any] | None]) -> list[str]:
+    """What was decided last, of the ledger."""
+    lines = []
+    if alarm := newest["alarm"]:
+        told = "; ".join(alarm["reasons"]) or "none"
+        lines.append(f"alarm        {alarm['period']}: {told}")
+    if decision := newest["decision"]:
+        told = "; ".join(decision["reasons"])
+        lines.append(f"policy       {decision['period']}: {decision['action']}: {told}")
+    if verdict := newest["verdict"]:
+        failed = [c["reason"] for c in verdict["checks"] if not c["passed"]]
+        told = f": {failed[0]}" if failed else ""
+        lines.append(f"verdict      version {verdict['challenger']}: {verdict['decision']}{told}")
+    moves = [move for move in (newest["promotion"], newest["rollback"]) if move]
+    for move in sorted(moves, key=lambda move: str(move["at"]))[-1:]:
+        lines.append(
+            f"{move['kind']:<12} version {move['version']} at {move['at']}: {move['reason']}"
+        )
+    return lines

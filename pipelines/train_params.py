@@ -179,6 +179,17 @@ class Train(Machine):
     boosting: Boosting = Boosting()
     forest: Forest = Forest()
 
+    @property
+    def epochs(self) -> int:
+        """Most of them; 1 for scikit-learn's families."""
+        loop = getattr(self, self.family, None)
+        return loop.epochs if isinstance(loop, Loop) else 1
+
+    @property
+    def unwatched(self) -> Train:
+        """Without a trace and events: for a training that has no folder to write them to."""
+        return self.model_copy(update={"profile": False, "tensorboard": False})
+
     @model_validator(mode="after")
     def _only_networks_are_exported(self) -> Train:
         if self.export and self.family in ("logistic", "boosting", "forest"):

@@ -20,8 +20,8 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx`")
 
 KINDS = ("ingest", "monitor", "retrain", "promote", "score")
-TASKS = ("flights", "asked", "timed")
-"""As shipped; one that asks a person and a service; one with every timetable."""
+TASKS = ("flights", "digits", "asked", "timed")
+"""As shipped, two; one that asks a person and a service; one with every timetable."""
 DUE = {
     "task": "flights", "period": "2013-06", "last": "2013-05",
     "reasons": ["2013-05: moved: wind", "2013-06: AUC fell"],

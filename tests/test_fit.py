@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -394,7 +395,14 @@ def test_a_stream_that_breaks_says_so_and_one_that_is_left_ends() -> None:
     streamed = place.Streamed((torch.arange(8),), torch.device("cpu"))
     with pytest.raises(IndexError):
         list(streamed.batches(order))
-    batches = place.Streamed((torch.arange(64),), torch.device("cpu")).batches(order)
+    taken: list[int] = []
+
+    def endless() -> Iterator[torch.Tensor]:
+        while True:
+            taken.append(1)
+            yield order[0]
+
+    batches = place.Streamed((torch.arange(64),), torch.device("cpu")).batches(endless())
     assert next(batches)[0].tolist() == [0, 1, 2, 3]
     batches.close()
     assert threading.active_count() == before

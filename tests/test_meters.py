@@ -33,7 +33,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
 def meters(registry: CollectorRegistry) -> Meters:
     wire: Any = SimpleNamespace(
         watched=("price",),
-        out_of_contract=lambda feeds: {"price": int((feeds["price"] > 100).sum())}
+        out_of_contract=lambda feeds: {"price": int((feeds["price"] > 100).sum())},
     )
     return Meters("shop", wire)
 

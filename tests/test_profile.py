@@ -81,7 +81,9 @@ def moved(known: profile.Profile, table: pd.DataFrame) -> set[str]:
 def test_the_same_rows_and_seed_give_the_same_bytes_and_come_back(tmp_path, known):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        profile.write(profile.make(tabular.watched(orders(WINDOW), SHOP, None), seed=7), tmp_path / name)
+        profile.write(
+            profile.make(tabular.watched(orders(WINDOW), SHOP, None), seed=7), tmp_path / name
+        )
     for file in ("reference.json", "reference.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     back = profile.read(tmp_path / "one")
@@ -150,7 +152,9 @@ def test_days_with_a_level_of_their_own_are_not_taken_for_drift():
     """The same draws of days: a test that shuffles rows alarms, one that shuffles days does not."""
     by_day, by_row = 0, 0
     for seed in range(10):
-        known = profile.make(tabular.watched(orders(WINDOW, seed=seed, day_sd=1), SHOP, None), seed=7)
+        known = profile.make(
+            tabular.watched(orders(WINDOW, seed=seed, day_sd=1), SHOP, None), seed=7
+        )
         table = orders(BATCH, "2024-03-01", 100 + seed, day_sd=1)
         assert moved(known, table) == set()
         days = shift.p_values(known.sample, table, known.summary, 7)["price"]
@@ -176,7 +180,9 @@ def test_a_distance_that_chance_explains_is_no_drift_even_without_history():
 def test_a_season_that_the_window_has_seen_is_no_news():
     window = orders(WINDOW)
     season = np.where(np.arange(len(window)) % (40 * 60) < 20 * 60, 0, 15)
-    known = profile.make(tabular.watched(window.assign(price=window["price"] + season), SHOP, None), seed=7)
+    known = profile.make(
+        tabular.watched(window.assign(price=window["price"] + season), SHOP, None), seed=7
+    )
     table = batch()
     for level in (0, 15):
         assert moved(known, table.assign(price=table["price"] + level)) == set()

@@ -403,7 +403,8 @@ def test_the_lower_half_is_stopped_and_the_present_settings_never(tmp_path: Path
     assert not study.step(worse, 1, 0.5)
     assert study.step(better, 1, 0.65)
     assert study.step(better, 2, 0.75)
-    assert study.step(present, 3, 0.1), "in the lower half, and not stopped"
+    assert study.step(better, 4, 0.8)
+    assert study.step(present, 4, 0.1), "in the lower half, and not stopped"
     study.tell(worse, None, ())
     study.tell(better, 0.75, (0.65, 0.85))
     study.tell(present, 0.1, (0.1,))

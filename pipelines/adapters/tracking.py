@@ -10,6 +10,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
 """Metrics wait this long for company: one call for many is 25 times cheaper than one each."""
+SAMPLE_SECONDS = 5.0
+"""From one look at processor, memory and GPU to the next."""
 TRAINED_BY = {"period", "calendar", "min_category", "window", "train"}
 """The settings shown as a run's parameters: what a training depends on."""
 
@@ -46,20 +49,26 @@ class TrainingRun:
         self._waiting: list[Any] = []
         self._step = 0
         self._sent = time.monotonic()
+        # Of its own, so that a server that takes its time does not keep the training waiting.
+        self._sender = ThreadPoolExecutor(1, "mlflow")
+        self._sending: Future[None] | None = None
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """epoch from 0. Steps count from 1: MLflow copies what it finds at step 0 to the model."""
         self._step = epoch + 1
-        self._waiting += _metrics(values, self._step)
-        if time.monotonic() - self._sent < FLUSH_SECONDS:
-            return
+        self._waiting += as_metrics(values, self._step)
+        busy = self._sending is not None and not self._sending.done()
+        if not busy and time.monotonic() - self._sent >= FLUSH_SECONDS:
+            self._sending = self._sender.submit(self._try_to_send, epoch)
+            self._sent = time.monotonic()
+
+    def _try_to_send(self, epoch: int) -> None:
         try:
             with reaching(self._uri):
-                self._flush()
+                self._send()
         except RegistryError as error:
             # A server that restarts must not cost a training of hours; the end will insist.
             log.warning("epoch %d: metrics kept for later: %s", epoch + 1, error)
-        self._sent = time.monotonic()
 
     def model(self, folder: Path, metrics: Mapping[str, float]) -> str:
         """Log the artifact in `folder`, then its metrics; returns the address of the model."""
@@ -67,7 +76,7 @@ class TrainingRun:
             model_id = log_model(artifact.load(folder), self._experiment, self._tags, self.id)
             self._flush()
             # One step after the last epoch, so that the run's own page shows the final values.
-            final = _metrics(metrics, self._step + 1, model_id)
+            final = as_metrics(metrics, self._step + 1, model_id)
             self._client.log_batch(self.id, metrics=final)
         return f"models:/{model_id}"
 
@@ -76,9 +85,16 @@ class TrainingRun:
             self._client.log_artifact(self.id, str(path))
 
     def _flush(self) -> None:
-        while self._waiting:
-            self._client.log_batch(self.id, metrics=self._waiting[:1000])
-            self._waiting = self._waiting[1000:]
+        self._sender.shutdown()
+        if self._sending is not None:
+            self._sending.result()  # whatever it raised that was no server out of reach
+        self._send()
+
+    def _send(self) -> None:
+        """Epochs may be added at the end while it sends."""
+        while some := self._waiting[:1000]:
+            self._client.log_batch(self.id, metrics=some)
+            del self._waiting[: len(some)]
 
     def _end(self, status: str) -> None:
         self._flush()
@@ -106,23 +122,37 @@ def training_run(
     with reaching(uri):
         client = mlflow.MlflowClient()
         where = experiment(at, name)
-        _bury_the_dead(client, where)
+        bury_the_dead(client, where)
         run = client.create_run(
             where,
-            tags=model_tags | _process_tags(provenance) | {"reason": reason},
+            tags=model_tags | process_tags(provenance) | {"reason": reason},
             run_name=f"{prepared.last} {task.train.family}",
         )
-        params = _flat(task.model_dump(mode="json", include=TRAINED_BY))
-        client.log_batch(run.info.run_id, params=[_param(k, v) for k, v in params.items()])
+        params = flattened(task.model_dump(mode="json", include=TRAINED_BY))
+        client.log_batch(run.info.run_id, params=[as_param(k, v) for k, v in params.items()])
         client.log_inputs(run.info.run_id, [_dataset(at, name, d) for d in prepared.data])
     logged = TrainingRun(uri, run.info.run_id, where, model_tags)
     try:
-        yield logged
+        with _system_metrics(run.info.run_id, uri):
+            yield logged
     except BaseException as error:
         _end_badly(logged, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     with reaching(uri):
         logged._end("FINISHED")
+
+
+@contextlib.contextmanager
+def _system_metrics(run_id: str, uri: str) -> Iterator[None]:
+    """Processor, memory, disk, network and GPU while the block runs, as MLflow samples them."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLE_SECONDS, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def log_evaluation(
@@ -141,30 +171,30 @@ def log_evaluation(
         known = client.get_run(model.source_run_id).data.metrics
         new = {k: v for k, v in summary.items() if known.get(k) != v}
         if new:
-            metrics = _metrics(new, 0, model.model_id)
+            metrics = as_metrics(new, 0, model.model_id)
             client.log_batch(model.source_run_id, metrics=metrics)
             client.log_artifacts(model.source_run_id, str(report), "report")
 
 
-def _metrics(values: Mapping[str, float], step: int, model_id: str | None = None) -> list[Any]:
+def as_metrics(values: Mapping[str, float], step: int, model_id: str | None = None) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     return [Metric(name, float(v), now, step, model_id=model_id) for name, v in values.items()]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted names, the spelling that `dvc exp run -S` takes."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value if isinstance(value, str) else json.dumps(value)
     return flat
 
 
-def _param(name: str, value: str) -> Any:
+def as_param(name: str, value: str) -> Any:
     from mlflow.entities import Param
 
     return Param(name, value)
@@ -181,7 +211,7 @@ def _dataset(at: Paths, name: str, data: DataHash) -> Any:
     )
 
 
-def _process_tags(provenance: Provenance) -> dict[str, str]:
+def process_tags(provenance: Provenance) -> dict[str, str]:
     return {
         "process": f"{socket.gethostname()}:{os.getpid()}",
         "python": platform.python_version(),
@@ -191,7 +221,7 @@ def _process_tags(provenance: Provenance) -> dict[str, str]:
     }
 
 
-def _bury_the_dead(client: Any, experiment_id: str) -> None:
+def bury_the_dead(client: Any, experiment_id: str) -> None:
     """Runs of this machine whose process is gone: kill -9 leaves them RUNNING for ever."""
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         host, _, pid = run.data.tags.get("process", "").rpartition(":")

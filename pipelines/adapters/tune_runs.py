@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.adapters.mlflow_home import configure, experiment, reaching
-from pipelines.adapters.tracking import _bury_the_dead, _flat, _metrics, _param, _process_tags
+from pipelines.adapters.tracking import (
+    as_metrics,
+    as_param,
+    bury_the_dead,
+    flattened,
+    process_tags,
+)
 from pipelines.paths import Paths
 from pipelines.provenance import Provenance
 
@@ -30,15 +36,15 @@ class TuneRun:
         import mlflow
 
         self._client = mlflow.MlflowClient()
-        self._tags = {"task": name, **_process_tags(made_by), "reason": f"perennial tune {name}"}
+        self._tags = {"task": name, **process_tags(made_by), "reason": f"perennial tune {name}"}
         with reaching(self._uri):
             self._experiment = experiment(at, name)
-            _bury_the_dead(self._client, self._experiment)
+            bury_the_dead(self._client, self._experiment)
             self.id = self._again(before) if before else None
             if self.id is None:
                 run = self._client.create_run(self._experiment, tags=self._tags, run_name=title)
                 self.id = str(run.info.run_id)
-                params = [_param(k, v) for k, v in _flat(settings).items()]
+                params = [as_param(k, v) for k, v in flattened(settings).items()]
                 self._client.log_batch(self.id, params=params)
 
     def _again(self, run: str) -> str | None:
@@ -61,7 +67,7 @@ class TuneRun:
         tags = self._tags | {PARENT: str(self.id), "trial": str(index)}
         with reaching(self._uri):
             run = self._client.create_run(self._experiment, tags=tags, run_name=title)
-            params = [_param(k, v) for k, v in _flat(values).items()]
+            params = [as_param(k, v) for k, v in flattened(values).items()]
             self._client.log_batch(run.info.run_id, params=params)
         return str(run.info.run_id)
 
@@ -69,9 +75,9 @@ class TuneRun:
         self, run: str, scores: Sequence[float], score: float | None, outcome: str
     ) -> None:
         """outcome: complete, stopped early, or why it broke down."""
-        steps = [m for i, s in enumerate(scores) for m in _metrics({"step_auc": s}, i + 1)]
+        steps = [m for i, s in enumerate(scores) for m in as_metrics({"step_auc": s}, i + 1)]
         if score is not None:
-            steps += _metrics({"auc": score}, len(scores))
+            steps += as_metrics({"auc": score}, len(scores))
         with reaching(self._uri):
             self._client.log_batch(run, metrics=steps)
             self._client.set_tag(run, "outcome", outcome[:5000])
@@ -83,7 +89,7 @@ class TuneRun:
 
     def measured(self, values: Mapping[str, float]) -> None:
         with reaching(self._uri):
-            self._client.log_batch(str(self.id), metrics=_metrics(values, int(time.time())))
+            self._client.log_batch(str(self.id), metrics=as_metrics(values, int(time.time())))
 
     def end(self, status: str) -> None:
         """status: FINISHED, FAILED or KILLED."""

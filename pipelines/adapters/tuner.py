@@ -85,7 +85,7 @@ class Study:
         runs = []
         with reaching(self._url):
             for left in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if left.number not in self._open and _left_behind(left):
+                if left.number not in self._open and _left_behind(left, self._url):
                     self._study.tell(left.number, state=TrialState.FAIL)
                     runs.append(str(left.user_attrs.get("run", "")))
         return [run for run in runs if run]
@@ -230,9 +230,11 @@ def _distribution(key: str, dimension: Dimension) -> optuna.distributions.BaseDi
     return distributions.FloatDistribution(low, high, log=dimension.log, step=step)
 
 
-def _left_behind(trial: optuna.trial.FrozenTrial) -> bool:
+def _left_behind(trial: optuna.trial.FrozenTrial, url: str) -> bool:
     host, _, pid = str(trial.user_attrs.get("process", "")).rpartition(":")
     if not host:
+        if url.startswith("sqlite"):  # nobody else is at it: we hold the lock
+            return True
         began = trial.datetime_start
         return began is not None and dt.datetime.now() - began > UNOWNED
     return host == socket.gethostname() and (int(pid) == os.getpid() or not alive(int(pid)))

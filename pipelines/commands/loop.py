@@ -106,7 +106,11 @@ def report(task: str, as_json: bool) -> None:
     p = open_project(task)
     done = ticks(p)
     if not done:
-        raise MissingInput(f"{task} has no tick yet. Make one with: perennial tick {task}")
+        raise MissingInput(
+            f"{task} has no tick yet, and the report is of ticks; what was decided without them "
+            f"(by Airflow, by perennial watch) is told by: perennial status. "
+            f"Make one with: perennial tick {task}"
+        )
     lines = reports.lines(p, reports.first_model(p))
     path = p.at.live / "report.png"
     reports.picture(

@@ -79,7 +79,8 @@ def train(task: str, as_json: bool) -> None:
     p = open_project(task)
     reason = os.environ.get("PERENNIAL_REASON", "perennial train")
     about = stage.run(p.name, p.task, p.contract, p.at, reason)
-    say(about.model_dump(mode="json"), as_json, f"model in {p.at.model}")
+    if about is not None:
+        say(about.model_dump(mode="json"), as_json, f"model in {p.at.model}")
 
 
 @click.command(epilog=example("perennial evaluate flights --json"))

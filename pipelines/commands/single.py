@@ -37,15 +37,16 @@ def gate(task: str, as_json: bool) -> None:
 @click.option(
     "--force", is_flag=True, help="Although the verdict is not promote; recorded as such."
 )
+@click.option("--by", help="Who let it answer; on the ledger, and with the version.")
 @json_option
-def promote(task: str, version: str | None, force: bool, as_json: bool) -> None:
+def promote(task: str, version: str | None, force: bool, by: str | None, as_json: bool) -> None:
     """Move the champion alias to a version that the gate let through."""
     from pipelines.adapters.registry import Registry
     from pipelines.project import open_project
     from pipelines.stages import promote as stage
 
     p = open_project(task)
-    now = stage.promote(p.name, p.at, Registry(p.at), version, force=force)
+    now = stage.promote(p.name, p.at, Registry(p.at), version, force=force, by=by)
     say({"champion": now}, as_json, f"champion of {task} is now version {now}")
 
 

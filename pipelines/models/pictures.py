@@ -22,6 +22,7 @@ from pipelines.models.augment import augment
 from pipelines.models.loop import OnEpoch
 from pipelines.models.picture import Cnn, Picture
 from pipelines.models.picture_graph import to_onnx
+from pipelines.models.progress import OnStep
 from pipelines.models.resnet import Resnet
 from pipelines.records import Pictures
 
@@ -62,6 +63,9 @@ def fit_pictures(
     number: int,
     settings: train_params.Train,
     on_epoch: OnEpoch,
+    *,
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Fitted:
     """mean, deviation: of each channel of the train pictures, white being 1; number: of classes."""
     loop = settings.cnn if settings.family == "cnn" else settings.resnet
@@ -79,7 +83,10 @@ def fit_pictures(
             begin=partial(_begin, network, settings.backbone),
         )
 
-    made = fit.run(make, loop, settings.seed, on_epoch, machine=settings)
+    made = fit.run(
+        make, loop, settings.seed, on_epoch,
+        machine=settings if folder else settings.unwatched, folder=folder, on_step=on_step,
+    )  # fmt: skip
     network = cast(Picture, made.module.to(CPU))
     return Fitted(network, made.best, made.history, *_directions(_embedding(network, train.pixels)))
 

@@ -28,11 +28,14 @@ def schedule(
 ) -> Schedule:
     """batches: steps of an epoch. Each group's rate goes in proportion to the `lr` it came with."""
     if settings.schedule == "one_cycle":
+        total = batches * settings.epochs + 1
+        # PyTorch divides by the length of the rise, which it counts from step 1: one step of it is 0.
+        rise = 0.0 if settings.warmup * total == 1 else settings.warmup
         return OneCycle(
             optimizer,
             [group["lr"] for group in optimizer.param_groups],
-            total_steps=batches * settings.epochs + 1,
-            pct_start=settings.warmup,
+            total_steps=total,
+            pct_start=rise,
         )
     return Shaped(optimizer, settings, batches)
 

@@ -17,8 +17,21 @@ def ensure(url: str, secrets: Secrets) -> None:
     """A pool that is there keeps the slots that a person gave it."""
     login = {"username": ADMIN, "password": secrets.admin_password()}
     token = _post(f"{url}/auth/token", login)["access_token"]
+    if _there(f"{url}/api/v2/pools/{POOL}", token):
+        return
     wanted = {"name": POOL, "slots": 1, "description": "one at a time on the GPU"}
     _post(f"{url}/api/v2/pools", wanted, token)
+
+
+def _there(url: str, token: str) -> bool:
+    """Asked first: Airflow writes a traceback into its log for a pool that is made twice."""
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30):
+            return True
+    except urllib.error.HTTPError:  # whatever it is, the post that follows tells it
+        return False
 
 
 def _post(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:

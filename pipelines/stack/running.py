@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 HEALTHY_WITHIN = 240.0
 """Seconds; a busy machine of two cores has needed 125 for Airflow."""
 
+TELL_EVERY = 15.0
+"""Seconds between two words of what is waited for."""
 TAIL = 2000
 """Characters of a log that an error shows."""
 
@@ -139,6 +141,7 @@ def _clear(name: str, places: Places) -> None:
 
 def _wait(part: Part, places: Places, started: dict[str, subprocess.Popen[bytes]]) -> None:
     until = time.monotonic() + HEALTHY_WITHIN
+    told = time.monotonic()
     while True:
         record = process.read(places.record(part.name))
         # poll: our own child would stay a zombie.
@@ -148,6 +151,9 @@ def _wait(part: Part, places: Places, started: dict[str, subprocess.Popen[bytes]
         wrong = part.ask(record.started)
         if wrong is None:
             return
+        if time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            log.info("waiting for %s: %s", part.name, wrong)
         if time.monotonic() > until:
             raise ServiceError(
                 f"{part.name} is not healthy after {HEALTHY_WITHIN:.0f} s: {wrong}. "

@@ -69,9 +69,16 @@ def gate(
 
 
 def promote(
-    name: str, at: Paths, registry: Registry, version: str | None = None, force: bool = False
+    name: str,
+    at: Paths,
+    registry: Registry,
+    version: str | None = None,
+    force: bool = False,
+    by: str | None = None,
 ) -> str:
     """Move champion to `version` (None: the challenger) if nobody else was promoted meanwhile.
+
+    by: the person who approved, told with the reason.
 
     Without `force` the version's verdict must say promote, and the champion must be the one it was
     judged against. Raises RegistryError otherwise, MissingInput when there is no challenger.
@@ -80,9 +87,10 @@ def promote(
     if version is None:
         raise MissingInput(f"{name} has no challenger. Make one with: perennial gate {name}")
     if force:
-        expect, reason = registry.alias(CHAMPION), "forced by a person"
+        expect, reason = registry.alias(CHAMPION), f"forced by {by or 'a person'}"
     else:
         expect, reason = _permitted(name, at, registry, version)
+        reason = f"approved by {by}; {reason}" if by else reason
     moved = registry.promote(version, expect, _verify(registry))
     _write_move(at, "promotion", name, version, expect, reason, moved)
     registry.set_tags(version, {"rolled_back": "false", "promoted": reason})

@@ -16,11 +16,13 @@ import numpy as np
 from pipelines import artifact, metrics, store
 from pipelines.contract import Contract
 from pipelines.drift import profile
+from pipelines.models.progress import OnStep, Progress
+from pipelines.models.world import world
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
-from pipelines.tasks.base import KINDS, Encoded, load_encoder, load_rows
+from pipelines.tasks.base import KINDS, Encoded, Report, load_encoder, load_rows
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,11 @@ MEASURED = {"rows_per_second"}
 
 def run(
     name: str, task: Task, contract: Contract, at: Paths, reason: str = "dvc repro"
-) -> artifact.About:
-    """Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise."""
+) -> artifact.About | None:
+    """None in a process that only helps another one to train (`torchrun`).
+
+    Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise.
+    """
     import pandas as pd
 
     from pipelines.adapters import onnx, onnx_variants, tracking
@@ -44,13 +49,16 @@ def run(
     kind.check(task, contract)
     encoder = load_encoder(at, task)
     train, validation = (load_rows(at, part, task) for part in ("train", "validation"))
+    if not world().first:
+        kind.fit(name, task, train, validation, encoder, lambda *_: None, at.training)
+        return None
     test = pd.read_parquet(at.prepared / "test.parquet")
 
     provenance = here(at.root)
     with tracking.training_run(at, name, task, prepared, provenance, reason) as logged:
         history: list[dict[str, float]] = []
-        with _progress(name, task, logged.epoch, history) as report:
-            model = kind.fit(name, task, train, validation, encoder, report)
+        with _progress(name, task, logged.epoch, history) as (report, on_step):
+            model = kind.fit(name, task, train, validation, encoder, report, at.training, on_step)
         graph = kind.graph(model, contract, encoder)
         expected = kind.answers(model, kind.encode(test, contract, encoder))
         feeds = artifact.raw_inputs(test, contract, contract.inputs)
@@ -118,24 +126,31 @@ def _progress(
     task: Task,
     log_epoch: Callable[[int, dict[str, float]], None],
     history: list[dict[str, float]],
-) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A bar on a terminal, plain lines in a log."""
+) -> Iterator[tuple[Report, OnStep]]:
+    """What is told of each epoch, and in the middle of one. A bar on a terminal, plain lines in a log."""
     from tqdm import tqdm
 
-    total = task.train.network.epochs if task.train.family == "network" else 1
+    total = task.train.epochs
     bar = tqdm(total=total, desc=f"train {name}", unit="epoch", disable=not sys.stderr.isatty())
 
     def report(epoch: int, values: dict[str, float]) -> None:
         history.append({"epoch": epoch} | {k: v for k, v in values.items() if k not in MEASURED})
         log_epoch(epoch, values)
-        bar.update()
+        bar.n = epoch + 1
         bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
         if bar.disable:
             shown = " ".join(f"{k}={v:.4g}" for k, v in values.items())
             log.info("train %s: epoch %d of %d %s", name, epoch + 1, total, shown)
 
+    def on_step(now: Progress) -> None:
+        if not bar.disable:
+            bar.n = round(now.epoch + now.batch / now.batches, 2)
+            bar.set_postfix_str(
+                f"loss={now.loss:.4g} {now.rows_per_second:,.0f} rows/s {now.seconds_left:.0f} s left"
+            )
+
     with bar:
-        yield report
+        yield report, on_step
 
 
 def _as_csv(history: list[dict[str, float]]) -> str:

@@ -24,6 +24,8 @@ from pipelines.tasks import image, tabular
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipelines.models.progress import OnStep
+
 Report = Callable[[int, dict[str, float]], None]
 """Told of each epoch: its number from 0, and what was measured."""
 
@@ -58,9 +60,22 @@ class Kind(Protocol):
         """The rows of the arrays that they were kept as."""
 
     def fit(
-        self, name: str, task: Task, train: Any, validation: Any, encoder: Any, report: Report
+        self,
+        name: str,
+        task: Task,
+        train: Any,
+        validation: Any,
+        encoder: Any,
+        report: Report,
+        folder: Path | None = None,
+        on_step: OnStep | None = None,
     ) -> Any:
-        """What was fitted, for `answers` and `graph`. Raises ArtifactError where the training broke down."""
+        """What was fitted, for `answers` and `graph`.
+
+        folder: of this training alone, where a killed one is gone on from. on_step: told of the
+        middle of an epoch, at most ten times a second. Raises ArtifactError where the training
+        broke down.
+        """
 
     def answers(self, fitted: Any, rows: Any) -> np.ndarray:
         """(N,) float32 probability of 1, or (N, K) of each class."""

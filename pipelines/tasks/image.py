@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.models import pictures
+    from pipelines.models.progress import OnStep
 
 ROWS = 64
 """Train pictures that an exported file is held to."""
@@ -108,6 +109,8 @@ def fit(
     validation: Pictures,
     encoder: Pixels,
     report: Callable[[int, dict[str, float]], None],
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
 ) -> pictures.Fitted:
     import torch
 
@@ -117,8 +120,9 @@ def fit(
     torch.set_num_threads(task.train.threads)
     try:
         return pictures.fit_pictures(
-            train, validation, encoder.mean, encoder.deviation, encoder.classes, task.train, report
-        )
+            train, validation, encoder.mean, encoder.deviation, encoder.classes, task.train, report,
+            folder=folder, on_step=on_step,
+        )  # fmt: skip
     except FloatingPointError as error:
         raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
 

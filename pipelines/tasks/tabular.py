@@ -22,6 +22,8 @@ from pipelines.records import Rows
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipelines.models.progress import OnStep
+
 ROWS = 64
 """Train rows that an exported file is held to."""
 FAMILIES = ("network", "logistic", "boosting", "forest")
@@ -75,6 +77,8 @@ def fit(
     validation: Rows,
     encoder: Encoder,
     report: Callable[[int, dict[str, float]], None],
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Any:
     settings, cardinalities = task.train, encoder.cardinalities
     if settings.family == "network":
@@ -86,8 +90,9 @@ def fit(
         torch.set_num_threads(settings.threads)
         try:
             return fit.fit(
-                train, validation, cardinalities, settings.network, settings.seed, report
-            )
+                train, validation, cardinalities, settings.network, settings.seed, report,
+                machine=settings if folder else settings.unwatched, folder=folder, on_step=on_step,
+            )  # fmt: skip
         except FloatingPointError as error:
             raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
     import threadpoolctl

@@ -154,7 +154,8 @@ def test_killed_and_run_again_it_goes_on_and_finds_what_it_would_have_found(
     at.params.write_text(SLOW)
     whole = ended(started(prepare(tmp_path / "other", SLOW)))
     process = started(at)
-    wait(lambda: states(at).count("COMPLETE") >= 2, process)
+    wait(lambda: states(at).count("COMPLETE") == 2 and "RUNNING" in states(at), process)
+    time.sleep(0.5)  # it is handed out
     below = workers(process)
     process.kill()
     process.wait()

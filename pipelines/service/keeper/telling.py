@@ -23,10 +23,16 @@ def champion(named: dict[str, str], now: Wanted, task: str) -> str:
     """What a person should know where the champion does not follow its alias; else empty."""
     answers = now.champion.version if now.champion else None
     goes_on = f"version {answers} goes on answering" if answers else "nothing answers"
+    if CHAMPION not in named and answers is None:
+        return (
+            f"the registry has no champion of {task} yet. Make one with: perennial tick {task}; or "
+            f"let a version answer that was trained: perennial promote {task} --version <version> "
+            "--force"
+        )
     if CHAMPION not in named:
         return (
             f"the registry has no alias {CHAMPION}; {goes_on}. Name one with: "
-            f"perennial promote {task} --version {answers or '<version>'} --force"
+            f"perennial promote {task} --version {answers} --force"
         )
     version = named[CHAMPION]
     if version in now.refused:

@@ -152,7 +152,7 @@ def notices(state: dict[str, Any], waiting_for: Callable[[], str], now: float) -
     told = []
     if state["champion"] is None:
         told.append(f"No version answers: {waiting_for()}.")
-    if state["said"]:
+    if state["said"] and not any(state["said"] in one for one in told):
         told.append(state["said"])
     for version, refusal in state["refused"].items():
         told.append(f"Version {version} is refused since {refusal['since']}: {refusal['reason']}")

@@ -1,0 +1,245 @@
+"""What every kind of task keeps: `pytest tests/conformance`. A new kind is one more line in TOYS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines import artifact, metrics, params, store
+from pipelines import contract as contracts
+from pipelines.adapters import onnx
+from pipelines.artifact import About, Artifact
+from pipelines.contract import Contract
+from pipelines.drift import profile
+from pipelines.errors import ParamsError
+from pipelines.params import Task
+from pipelines.sources.digits import Digits
+from pipelines.tasks.base import KINDS, Kind
+from tests.conftest import REPOSITORY
+from tests.fakes import PUMPS, pumps
+
+
+class Toy(NamedTuple):
+    """A small task of one kind: rows in time order, and how it is fitted in seconds."""
+
+    name: str
+    contract: Contract
+    rows: Callable[[], pd.DataFrame]
+    fit: dict[str, Any]
+
+
+def digits() -> pd.DataFrame:
+    source = Digits("week")
+    return pd.concat([source.read(p) for p in source.periods()[:4]], ignore_index=True)
+
+
+TOYS = {
+    "tabular": Toy(
+        "pumps",
+        PUMPS,
+        lambda: pumps(1500),
+        {"family": "network", "network": {"epochs": 3, "batch": 128}},
+    ),
+    "image": Toy(
+        "digits",
+        contracts.load(REPOSITORY / "contracts" / "digits.yaml"),
+        digits,
+        {"family": "cnn", "cnn": {"channels": [16, 32], "epochs": 8, "patience": 8, "batch": 32}},
+    ),
+}
+
+
+def test_every_kind_is_held_to_this():
+    assert TOYS.keys() == KINDS.keys()
+
+
+class World(NamedTuple):
+    kind: Kind
+    task: Task
+    contract: Contract
+    table: pd.DataFrame
+    encoder: Any
+    train: Any
+    validation: Any
+    fitted: Any
+    graph: bytes
+
+
+def settings(name: str, **changed: Any) -> Task:
+    toy = TOYS[name]
+    plain = {
+        "kind": name, "source": {"kind": "flights"}, "period": "week", "calendar": [],
+        "min_category": 1, "window": {"first": "2024-W01", "last": "2024-W04"},
+        "train": {"seed": 7, "threads": 1, **toy.fit}, "evaluate": {},
+    }  # fmt: skip
+    return Task.model_validate(plain | changed, strict=False)
+
+
+def fitted(name: str) -> World:
+    toy, kind, task = TOYS[name], KINDS[name], settings(name)
+    table = toy.rows()
+    cut = len(table) * 3 // 4
+    encoder = kind.fit_encoder(table.iloc[:cut], toy.contract, task)
+    parts = [kind.encode(part, toy.contract, encoder) for part in (table[:cut], table[cut:])]
+    made = kind.fit(toy.name, task, *parts, encoder, lambda epoch, found: None)
+    graph = kind.graph(made, toy.contract, encoder)
+    return World(kind, task, toy.contract, table, encoder, *parts, made, graph)
+
+
+@pytest.fixture(scope="module", params=sorted(KINDS))
+def world(request: pytest.FixtureRequest) -> World:
+    return fitted(request.param)
+
+
+@pytest.fixture
+def model(world: World, tmp_path: Path) -> Artifact:
+    """What was fitted, as files."""
+    rows = world.table.tail(20)
+    seen = world.kind.reference(world.train, world.contract, world.graph, 7)
+    if seen is None:
+        seen = profile.make(world.kind.watched(world.table, world.contract, None), 7)
+    profile.write(seen, tmp_path)
+    expected = world.kind.answers(
+        world.fitted, world.kind.encode(rows, world.contract, world.encoder)
+    )
+    examples = rows[[*world.contract.key, *world.contract.inputs]]
+    examples = examples.loc[:, ~examples.columns.duplicated()]
+    about = About(
+        task=world.contract.task, kind=world.task.kind, family=world.task.train.family, seed=7,
+        threshold=0.5, trained_until=0, window={}, data=(), params={}, contract="",
+        baseline_rate=0.5, baseline={}, rows={}, metrics={},
+    )  # fmt: skip
+    folder = tmp_path / "model"
+    folder.mkdir()
+    artifact.write(
+        folder, world.graph, world.contract, about,
+        {n: tmp_path / n for n in ("reference.json", "reference.parquet")},
+        examples.assign(expected_probability=expected.tolist()),
+    )  # fmt: skip
+    return artifact.load(folder)
+
+
+def test_rows_are_encoded_one_for_one_and_in_their_order(world: World):
+    rows = world.kind.encode(world.table, world.contract, world.encoder)
+    assert len(rows) == len(world.table)
+    assert np.array_equal(rows.label, world.contract.codes(world.table[world.contract.label]))
+    assert np.all(np.diff(rows.time) >= 0)
+    # What is set in another order comes out in that order.
+    turned = world.kind.encode(world.table[::-1], world.contract, world.encoder)
+    for name, values in vars(rows).items():
+        assert np.array_equal(values[::-1], getattr(turned, name), equal_nan=name == "numbers")
+
+
+def test_rows_and_encoder_survive_their_files(world: World, tmp_path: Path):
+    store.write_arrays(tmp_path / "train.npz", **vars(world.train))
+    back = world.kind.read_rows(store.read_arrays(tmp_path / "train.npz", ""))
+    assert type(back) is type(world.train)
+    for name, values in vars(world.train).items():
+        assert np.array_equal(values, getattr(back, name), equal_nan=name == "numbers")
+        assert values.dtype == getattr(back, name).dtype
+    assert world.kind.read_encoder(world.encoder.model_dump(mode="json")) == world.encoder
+
+
+def test_a_part_of_the_rows_is_that_part_of_every_array(world: World):
+    part = world.train.take(slice(5, 12))
+    assert len(part) == 7
+    assert dataclasses.is_dataclass(part)
+    for name, values in vars(world.train).items():
+        assert np.array_equal(values[5:12], getattr(part, name), equal_nan=name == "numbers")
+
+
+def test_statistics_are_of_the_rows_that_were_given_and_no_others(world: World):
+    cut = len(world.train)
+    again = world.kind.fit_encoder(world.table.iloc[:cut], world.contract, world.task)
+    assert again == world.encoder
+    other = world.kind.fit_encoder(world.table.iloc[cut:], world.contract, world.task)
+    assert other != world.encoder
+
+
+def test_answers_are_probabilities_of_each_row(world: World):
+    answers = world.kind.answers(world.fitted, world.validation)
+    classes = len(world.contract.classes)
+    assert answers.shape == (
+        (len(world.validation), classes) if classes else (len(world.validation),)
+    )
+    assert answers.dtype == np.float32
+    assert np.all((answers >= 0) & (answers <= 1))
+    if classes:
+        assert np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+
+
+def test_something_was_learned_from_the_rows(world: World):
+    answers = world.kind.answers(world.fitted, world.validation)
+    assert metrics.auc(world.validation.label, answers) > 0.7
+
+
+def test_the_graph_answers_as_the_model_in_memory_from_raw_columns(world: World):
+    feeds = artifact.raw_inputs(world.table, world.contract, world.contract.inputs)
+    rows = world.kind.encode(world.table, world.contract, world.encoder)
+    assert onnx.check_parity(world.graph, feeds, world.kind.answers(world.fitted, rows)) <= 1e-5
+
+
+def test_the_same_seed_gives_the_same_graph_to_the_byte(world: World):
+    assert fitted(world.task.kind).graph == world.graph
+
+
+def test_an_artifact_answers_its_examples_and_each_row_as_if_it_were_alone(
+    world: World, model: Artifact
+):
+    assert artifact.self_test(model) <= artifact.PARITY
+    rows = world.table.tail(7)
+    together = model.predict(rows)
+    assert together.shape == model.shape(7)
+    alone = np.concatenate([model.predict(rows.iloc[[i]]) for i in range(7)])
+    assert np.allclose(together, alone, atol=1e-6)
+    assert model.predict(rows.head(0)).shape == model.shape(0)
+
+
+def test_what_the_monitor_looks_at_is_what_the_champion_took_along(world: World, model: Artifact):
+    """Or a batch would be held against columns that the reference does not have."""
+    known = profile.read(model.folder).summary
+    now = world.kind.watched(world.table, world.contract, model)
+    assert len(now.table) == len(world.table)
+    assert now.time == known.time
+    assert set(now.numbers) == set(known.plain)
+    assert set(now.categories) == set(known.categories)
+    assert np.isfinite(now.table[list(now.numbers)].to_numpy()).all()
+
+
+def test_settings_of_another_kind_are_refused_with_what_is_allowed(world: World):
+    others = [
+        family
+        for name, toy in TOYS.items()
+        if name != world.task.kind
+        for family in [toy.fit["family"]]
+    ]
+    for family in others:
+        train = params.Train(seed=7, family=family)
+        task = world.task.model_copy(update={"train": train})
+        with pytest.raises(ParamsError, match=f"family is '{family}'.*must be one of"):
+            world.kind.check(task, world.contract)
+    world.kind.check(world.task, world.contract)
+
+
+def test_a_contract_of_another_kind_is_refused(world: World):
+    for name, toy in TOYS.items():
+        if name != world.task.kind:
+            with pytest.raises(ParamsError, match=rf"contracts/{toy.contract.task}\.yaml"):
+                world.kind.check(world.task, toy.contract)
+
+
+def test_nobody_outside_of_the_kinds_asks_which_kind_a_task_is_of():
+    asking = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in (REPOSITORY / "pipelines").rglob("*.py")
+        if path.parent.name != "tasks"
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if any(word in line for word in ("task.kind ==", "task.kind !=", "task.kind in"))
+    ]
+    assert asking == []
