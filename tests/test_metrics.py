@@ -133,10 +133,11 @@ def test_a_better_model_of_classes_is_told_from_an_equal_one():
 
 def test_the_likeliest_class_is_as_sure_as_it_is_right():
     label, probability = of_classes(20_000, 1.0, 2)
-    # The softmax of noise plus 1 is no posterior: the true one is that of the means.
+    # Of noise with deviation 1, 1 further for the right class, the softmax is the true posterior.
+    assert metrics.calibration_error(label, probability) < 0.02
     assert metrics.calibration_error(label, np.eye(3)[label]) == 0
-    assert metrics.calibration_error(label, np.full((20_000, 3), 1 / 3)) < 0.02
-    assert metrics.calibration_error(label, probability) > 0.02
+    surer = probability**3 / (probability**3).sum(axis=1, keepdims=True)
+    assert metrics.calibration_error(label, surer) > 0.1
 
 
 @given(both_labels)

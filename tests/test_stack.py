@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from pipelines.__main__ import cli
@@ -79,7 +80,7 @@ def test_choices_that_were_spoiled_name_their_file(places):
 def test_the_embedded_stack_starts_the_registry_first_and_the_services_last(places):
     assert list(planned(places)) == [
         "mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
-        "airflow-triggerer", "service-flights",
+        "airflow-triggerer", "service-flights", "service-digits",
     ]  # fmt: skip
 
 
@@ -96,8 +97,8 @@ def test_with_postgres_the_database_comes_before_what_keeps_its_state_there(plac
 
 def test_each_task_has_a_service_on_the_next_port_that_follows_the_stacks_registry(places):
     settings = places.root / "params.yaml"
-    block = settings.read_text().split("tasks:\n")[1]
-    settings.write_text(f"tasks:\n{block}{block.replace('flights:', 'trains:', 1)}")
+    flights = yaml.safe_load(settings.read_text())["tasks"]["flights"]
+    settings.write_text(yaml.safe_dump({"tasks": {"flights": flights, "trains": flights}}))
     parts = planned(places, service=3100, mlflow=5100)
     assert parts["service-flights"].port == 3100
     assert parts["service-trains"].command[-2:] == ("--port", "3101")
