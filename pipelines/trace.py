@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pipelines import periods, store
 from pipelines.adapters.registry import Registry
 from pipelines.artifact import load
@@ -41,11 +43,19 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
     about = model.about
     commit = tags.get("git.commit", "")
     return {
-        "prediction": {k: answer[k] for k in ("id", "probability", "prediction", "at")},
+        "prediction": {
+            "id": answer["id"],
+            # Of several classes that of the one predicted.
+            "probability": float(np.max(answer["probability"])),
+            "prediction": answer["prediction"],
+            "at": answer["at"],
+        },
         "batch": period,
         "route": answer["route"],
         "inputs": {
-            name: answer[stored(name)] for name in project.contract.inputs if stored(name) in answer
+            name: _shown(answer[stored(name)])
+            for name in project.contract.inputs
+            if stored(name) in answer
         },
         "model": {"name": project.at.registered_name, "version": version, "digest": model.digest},
         "run": registry.run_of(version),
@@ -57,6 +67,11 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
         "verdict_reason": tags.get("verdict_reason", ""),
         "rebuild": _rebuild(project, commit, tags.get("git.dirty") == "true", about.window["last"]),
     }
+
+
+def _shown(value: Any) -> Any:
+    """A picture's file is named by its size: it is in the log."""
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else value
 
 
 def _find(project: Project, prediction: str) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,240 @@
+"""Pictures asked of the service and classes answered: `pytest tests/test_pictures_served.py`"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import contract as contracts
+from pipelines import images, served
+from pipelines.errors import SourceError
+from pipelines.journal import Journal
+from pipelines.paths import Paths
+from pipelines.serve_params import Log, Serve
+from pipelines.served import answers, bodies, labels
+from pipelines.service.answers import arrow_answer, json_answer
+from pipelines.service.pages import openapi
+from pipelines.service.record import Answered
+from pipelines.service.routes import labels_decoder, wrong_labels
+from pipelines.service.verify import compatible
+from pipelines.sources.digits import Digits
+from pipelines.wire.json_schema import row_schema
+from pipelines.wire.problem import Refused
+from pipelines.wire.read import Wire
+from tests.conftest import REPOSITORY
+from tests.wire_world import arrow_bytes, parquet_bytes
+
+DIGITS = contracts.load(REPOSITORY / "contracts" / "digits.yaml")
+WIRE = Wire(DIGITS, 100)
+CLASSES = DIGITS.classes
+
+
+def rows(n: int = 3) -> list[dict[str, Any]]:
+    """As a request has them: the picture's file as base64."""
+    batch = Digits("week").read("2024-W01").head(n)
+    return [
+        {
+            "time": row.time.isoformat(),
+            "id": row.id,
+            "image": base64.b64encode(row.image).decode(),
+        }
+        for row in batch.itertuples()
+    ]
+
+
+def body(asked: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"rows": asked}).encode()
+
+
+def pixels() -> np.ndarray:
+    return images.stack(list(Digits("week").read("2024-W01").head(3)["image"]), (8, 8), "L")
+
+
+def table(asked: list[dict[str, Any]]) -> pa.Table:
+    return pa.table(
+        {
+            "time": pa.array(np.array([r["time"] for r in asked], "datetime64[us]")),
+            "id": [r["id"] for r in asked],
+            "image": pa.array([base64.b64decode(r["image"]) for r in asked], pa.binary()),
+        }
+    )
+
+
+# asked --------------------------------------------------------------------------------------------
+
+
+def test_the_graph_reads_the_pixels_of_the_files_that_were_sent():
+    feeds = WIRE.feeds(WIRE.rows(body(rows())))
+    assert np.array_equal(feeds["image"], pixels())
+    assert feeds["image"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("media", ["arrow", "parquet"])
+def test_a_table_gives_the_same_pixels_as_json(media):
+    sent = arrow_bytes(table(rows())) if media == "arrow" else parquet_bytes(table(rows()))
+    feeds = WIRE.table_feeds(WIRE.table(sent, media))
+    assert np.array_equal(feeds["image"], pixels())
+
+
+WRONG = {
+    "no picture": b"hello",
+    "half a picture": images.png(np.zeros((8, 8, 1), np.uint8))[:60],
+    "another size": images.png(np.zeros((9, 8, 1), np.uint8)),
+    "another mode": images.png(np.zeros((8, 8, 3), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("file", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("media", ["json", "arrow"])
+def test_a_file_that_is_no_such_picture_is_refused_by_row_with_what_is_allowed(file, media):
+    asked = rows()
+    asked[1]["image"] = base64.b64encode(file).decode()
+    sent = body(asked) if media == "json" else arrow_bytes(table(asked))
+    with pytest.raises(Refused) as refused:
+        WIRE.rows(sent) if media == "json" else WIRE.table(sent, "arrow")
+    (mistake,) = refused.value.problem.errors
+    assert mistake.field == "rows[1].image"
+    assert "8 x 8 pixels, mode L" in mistake.allowed
+    assert len(mistake.message) < 600
+
+
+@pytest.mark.parametrize("value", [None, 7, "", "not base64!", ["a"]])
+def test_what_is_no_file_at_all_is_refused(value):
+    with pytest.raises(Refused) as refused:
+        WIRE.rows(body([rows()[0] | {"image": value}]))
+    assert refused.value.problem.errors[0].field == "rows[0].image"
+
+
+def test_the_key_may_be_left_out_and_the_picture_may_not():
+    bare = {name: value for name, value in rows()[0].items() if name != "id"}
+    assert len(WIRE.rows(body([bare]))) == 1
+    with pytest.raises(Refused):
+        WIRE.rows(body([{name: value for name, value in bare.items() if name != "image"}]))
+
+
+def test_the_documentation_says_what_a_picture_is():
+    said = row_schema(DIGITS)["properties"]["image"]
+    assert said["contentEncoding"] == "base64"
+    assert "8 x 8 pixels" in said["description"]
+
+
+# answered -----------------------------------------------------------------------------------------
+
+of_classes = st.lists(
+    st.lists(st.floats(0, 1, width=32), min_size=10, max_size=10), min_size=1, max_size=5
+)
+
+
+def answered(probability: list[list[float]]) -> Answered:
+    called = [CLASSES[int(np.argmax(p))] for p in probability]
+    return Answered("3", "champion", "digits-3-20240101-00c0ffee-", 7, probability, called, CLASSES)
+
+
+@given(of_classes)
+def test_an_answer_names_the_likeliest_class_and_the_probability_of_each(probability):
+    told = json.loads(json_answer("digits", answered(probability)))["predictions"]
+    for said, given_ in zip(told, probability, strict=True):
+        assert list(said["probabilities"]) == list(CLASSES)
+        assert np.array_equal(np.float32(list(said["probabilities"].values())), np.float32(given_))
+        assert said["prediction"] == CLASSES[int(np.argmax(given_))]
+        assert said["probability"] == max(said["probabilities"].values())
+
+
+@given(of_classes)
+def test_arrow_tells_the_same_as_json(probability):
+    told = json.loads(json_answer("digits", answered(probability)))["predictions"]
+    found = pa.ipc.open_stream(arrow_answer(answered(probability))).read_all().to_pylist()
+    for json_row, row in zip(told, found, strict=True):
+        assert row["id"] == json_row["id"]
+        assert row["prediction"] == json_row["prediction"]
+        assert np.float32(row["probability"]) == np.float32(json_row["probability"])
+        assert np.allclose(row["probabilities"], list(json_row["probabilities"].values()))
+
+
+def test_the_answer_is_what_the_documentation_says():
+    import jsonschema
+
+    schemas = openapi.document(DIGITS, None, None, Serve())["components"]["schemas"]
+    told = json.loads(json_answer("digits", answered([[0.1] * 10])))
+    whole = {"$ref": "#/components/schemas/Answer", "components": {"schemas": schemas}}
+    jsonschema.validate(told, whole)
+    told["predictions"][0]["prediction"] = "10"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(told, whole)
+
+
+# logged and labelled ------------------------------------------------------------------------------
+
+
+def test_the_log_keeps_the_file_the_probabilities_and_the_class(tmp_path: Path):
+    at = Paths(tmp_path, "digits")
+    journal = Journal(at.journals, "digits", Log())
+    given_ = np.random.default_rng(0).dirichlet(np.ones(10), 3).astype(np.float32)
+    many = arrow_bytes(table(rows()))
+    for media, sent, flat in (
+        ("json", body(rows()), given_.ravel().tolist()),
+        ("arrow", many, given_.tobytes()),
+    ):
+        journal.add(
+            first=3 if media == "arrow" else 0, rows=3, version="1", route="champion", at=1.7e9,
+            latency=0.001, threshold=0.0, media=media, probabilities=flat, body=sent,
+        )  # fmt: skip
+    journal.close()
+    before = answers.read(at, DIGITS, answers.Wanted())
+    served.compact(at, DIGITS)
+    after = answers.read(at, DIGITS, answers.Wanted())
+    for found in (before, after):
+        kept = np.array(found["probability"].tolist())
+        assert np.allclose(kept, np.vstack([given_, given_]))
+        expected = [CLASSES[k] for k in given_.argmax(axis=1)]
+        assert found["prediction"].tolist() == expected * 2
+        files = [base64.b64decode(r["image"]) for r in rows()]
+        assert found["image"].tolist() == files * 2
+        assert (found["row"] != "").all()
+        assert found[bodies.stored("id")].tolist() == [r["id"] for r in rows()] * 2
+
+
+def test_labels_are_told_by_their_class(tmp_path: Path):
+    decode = labels_decoder(DIGITS).decode
+    assert decode(b'{"labels": [{"id": "a", "label": "7"}]}').labels[0].label == "7"
+    with pytest.raises(msgspec.ValidationError) as error:
+        decode(b'{"labels": [{"id": "a", "label": 7}]}')
+    told = wrong_labels(str(error.value), CLASSES)
+    assert "one of 0, 1, 2" in told.errors[0].allowed
+
+    name = "digits-1-20240101-00c0ffee-1"
+    (tmp_path / "labels.csv").write_text(f"id,label\n{name},7\n")
+    assert labels.from_file(tmp_path / "labels.csv", DIGITS) == [(name, 7)]
+    (tmp_path / "labels.csv").write_text(f"id,label\n{name},seven\n")
+    with pytest.raises(SourceError, match="must be one of 0, 1"):
+        labels.from_file(tmp_path / "labels.csv", DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": [9, 8]}, "image of 9 x 8, L in the model and image of 8 x 8, L in the service"),
+        ({"mode": "RGB"}, "image of 8 x 8, RGB in the model"),
+    ],
+)
+def test_a_model_of_other_pictures_does_not_answer(change, said):
+    content = DIGITS.model_dump(mode="json")
+    content["columns"]["image"] |= change
+    other = contracts.Contract.model_validate_json(json.dumps(content))
+    assert said in compatible(other, DIGITS)
+
+
+def test_a_model_of_other_classes_does_not_answer():
+    content = DIGITS.model_dump(mode="json")
+    content["columns"]["digit"]["values"] = list(CLASSES[::-1])
+    other = contracts.Contract.model_validate_json(json.dumps(content))
+    assert "classes is 9, 8" in compatible(other, DIGITS)
