@@ -44,6 +44,7 @@ def replay(project: Project, policies: Sequence[PolicyName], last: str) -> dict[
         {p: [line["auc"] for line in told[p]["lines"]] for p in policies},
         found,
         {p: told[p]["retrained"] for p in policies},
+        project.contract,
     )
     return told
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import metrics, store
 from pipelines.artifact import Artifact, load, readable
+from pipelines.contract import Contract
 from pipelines.errors import MissingInput
 from pipelines.loop import Tick, ticks
 from pipelines.project import Project
@@ -89,6 +90,8 @@ def first_model(project: Project) -> Artifact:
     return load(Registry(project.at).fetch(ticks(project)[0].champion))
 
 
+WIDE = 80
+"""Characters of all batches' names above which they stand aslant, or they would run into each other."""
 WIDTH = 100
 """Columns of the terminal that the table is folded to."""
 
@@ -124,8 +127,9 @@ def picture(
     series: dict[str, list[float]],
     found: list[Line],
     retrained: dict[str, list[str]],
+    contract: Contract,
 ) -> None:
-    """Quality by batch, a line a policy, a mark where a policy promoted a new champion."""
+    """Quality by batch, a line a policy, a mark where a policy asked for a training."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,7 +149,9 @@ def picture(
     top.set(title=title, ylabel="AUC of the answers given")
     top.legend(title="△ retrained")
     bottom.bar(periods, [line.rate for line in found], color="lightgrey")
-    bottom.set(ylabel="share of label 1")
+    bottom.set(ylabel="share of the\ncommonest class" if contract.classes else "share of label 1")
+    if len("".join(periods)) > WIDE:
+        bottom.tick_params(axis="x", rotation=45)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": ""})
     plt.close(figure)

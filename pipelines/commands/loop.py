@@ -119,6 +119,7 @@ def report(task: str, as_json: bool) -> None:
         {"loop": [x.auc for x in lines], "frozen": [x.frozen_auc for x in lines]},
         lines,
         {"loop": [x.period for x in lines if x.action == "retrain"]},
+        p.contract,
     )
     prediction = some_prediction(p, done[-1].period)
     traced = []

@@ -147,4 +147,11 @@ form.addEventListener("submit", (event) => {
   ask();
 });
 form.addEventListener("reset", clear);
+// What is asked about is what is seen: the file that was chosen, or the example again.
+for (const input of inputs.filter(({ type }) => type === "file")) {
+  const picture = document.getElementById(`${input.id}-picture`);
+  const draw = async () => { if (picture) picture.src = `data:;base64,${await file(input)}`; };
+  input.addEventListener("change", draw);
+  form.addEventListener("reset", () => setTimeout(draw));
+}
 send.disabled = false;
