@@ -19,22 +19,21 @@ SAID = ("alarm", "decision", "verdict", "promotion", "rollback")
 
 def status() -> list[dict[str, Any]]:
     known = params.load(paths.project_root() / paths.PARAMS).tasks
-    return [_task(open_project(name)) for name in known]
+    projects = [open_project(name) for name in known]
+    return [of_task(project, Registry(project.at)) for project in projects]
 
 
-def _task(project: Project) -> dict[str, Any]:
+def of_task(project: Project, registry: Registry) -> dict[str, Any]:
     at = project.at
     landed = sorted(path.stem for path in at.raw.glob("*.parquet"))
     done = ticks(project)
     last = done[-1] if done else None
-    registry = Registry(at)
-    aliases = registry.aliases()
     return {
         "task": project.name,
         "batches": {"count": len(landed), "first": landed[:1], "last": landed[-1:]},
         "accepted": len(list(at.valid.glob("*.json"))),
         "quarantined": sorted(path.name for path in at.quarantine.glob("*")),
-        "aliases": aliases,
+        "aliases": registry.aliases(),
         "last_said": {kind: ledger.newest(at.ledger, kind) for kind in SAID},
         "last_tick": last.model_dump(mode="json") if last else None,
         "prediction": _shown(project, last.period) if last else None,

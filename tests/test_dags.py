@@ -176,6 +176,9 @@ def test_a_person_is_asked_only_where_the_task_wants_one(bag):
     asked = bag.dags["promote_asked"]
     assert edges(asked) == {("verdict", "approve"), ("approve", "promote"), ("promote", "smoke")}
     assert asked.get_task("approve").defaults == ["Reject"]
+    # Who answered is on the ledger; where nobody is asked, nobody is named.
+    assert '--by "$BY"' in asked.get_task("promote").bash_command
+    assert "--by" not in bag.dags["promote_flights"].get_task("promote").bash_command
 
 
 def test_the_name_of_a_batch_comes_from_the_data_interval(bag, commands):

@@ -190,6 +190,14 @@ def test_a_tag_does_not_outweigh_the_ledgers_own_verdict(three: Any, at: Paths):
         stage.promote("pumps", at, three, "3")
 
 
+def test_who_approved_is_on_the_ledger_and_with_the_version(three: Any, at: Paths):
+    say(three, "3", "promote")
+    stage.promote("pumps", at, three, "3", by="ada")
+    (move,) = ledger.of_kind(at.ledger, "promotion")
+    assert move["reason"] == "approved by ada; verdict: because"
+    assert three.tags("3")["promoted"] == move["reason"]
+
+
 def test_force_is_recorded_as_such(three: Any, at: Paths):
     assert stage.promote("pumps", at, three, "2", force=True) == "2"
     newest = ledger.newest(at.ledger, "promotion")
