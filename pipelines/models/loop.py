@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,8 @@ from pipelines.models.watch import EVERY, Watch, refuse
 from pipelines.models.world import world
 
 OnEpoch = Callable[[int, dict[str, float]], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class Loop:
         resumed = self.checkpoint.load(self.here.first) if self.checkpoint else None
         if resumed is not None:
             self.load(resumed)
+            log.info(
+                "training goes on from epoch %d, step %d of %d",
+                self.reached.epoch + 1, self.reached.batch, self.batches,
+            )  # fmt: skip
         self._compile()
         written = self.folder if self.here.first else None
         trace = written / "trace.json" if written and self.machine.profile else None

@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,16 @@ def _compact(path: Path, at: Paths, contract: Contract, done: Compacted) -> None
     done.rows += rows
 
 
-def whole(path: Path) -> tuple[list[Frame], str]:
-    """The frames up to the first that is not whole, and what is wrong with that one, or nothing."""
+def whole(
+    path: Path, wanted: Callable[[Frame], bool] = lambda frame: True
+) -> tuple[list[Frame], str]:
+    """The wanted frames up to the first that is not whole, and what is wrong with that one, or
+    nothing. A frame that is not wanted is let go at once: a minute of bodies can be 100 MB."""
     found = []
     try:
         for frame in frames(path):
-            found.append(frame)
+            if wanted(frame):
+                found.append(frame)
     except Torn as error:
         return found, str(error)
     return found, ""

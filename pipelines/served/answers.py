@@ -11,6 +11,7 @@ import datetime as dt
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,12 +175,12 @@ def _of_journals(at: Paths, contract: Contract, wanted: Wanted) -> list[pa.Table
         worker = path.stem.split("-")[0]
         if asked is not None and worker not in asked:
             continue
+        of_worker = None if asked is None else asked[worker]
         try:
-            frames, _ = whole(path)  # an open journal may end in a frame that is being written
+            # An open journal may end in a frame that is being written.
+            frames, _ = whole(path, partial(_wanted, of_worker))
         except FileNotFoundError:
             continue  # it is a Parquet file by now
-        if asked is not None:
-            frames = [frame for frame in frames if _holds(frame, asked[worker])]
         found += [
             table.some_columns(chunk, worker, contract, schema).filter(keep)
             for _, chunk in chunks(frames)
@@ -196,6 +197,10 @@ def _counters(ids: Collection[str] | None) -> dict[str, list[int]] | None:
         if parsed := parse_id(name):
             found.setdefault(parsed.worker, []).append(parsed.counter)
     return {worker: sorted(counters) for worker, counters in found.items()}
+
+
+def _wanted(counters: list[int] | None, frame: Frame) -> bool:
+    return counters is None or _holds(frame, counters)
 
 
 def _holds(frame: Frame, counters: list[int]) -> bool:
