@@ -131,6 +131,8 @@ def project(folder: Path, schedule: dict[str, Any]) -> Paths:
             shutil.copy(REPOSITORY / name, folder / name)
     content = yaml.safe_load((folder / "params.yaml").read_text())
     task = content["tasks"]["flights"]
+    # Alone: a second service would want the port after this one's, which may be anybody's.
+    content["tasks"] = {"flights": task}
     task["evaluate"]["bootstrap"] = 100
     task["schedule"] = task.get("schedule", {}) | schedule
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
