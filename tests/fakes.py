@@ -69,6 +69,8 @@ class MemoryRegistry:
         verify(version)
         now = self.moved.get(CHAMPION)
         if now == version:
+            if self.moved.get(CHALLENGER) == version:
+                del self.moved[CHALLENGER]
             return False
         if now != expect:
             raise RegistryError(f"champion is {now}, not {expect}: it was promoted meanwhile")

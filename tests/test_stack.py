@@ -168,7 +168,11 @@ def test_the_newest_postgresql_is_taken_and_a_missing_one_is_told(tmp_path, monk
 
 def table(part: Part, name: str) -> None:
     """What a migration does, as far as files are concerned."""
-    database = part.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    database = (
+        part.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        .removeprefix("sqlite:///")
+        .partition("?")[0]
+    )
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"CREATE TABLE {name} (version INTEGER)")

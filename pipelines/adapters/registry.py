@@ -145,6 +145,8 @@ class Registry:
             verify(version)
             now = self.aliases()
             if now.get(CHAMPION) == version:
+                # Killed before this line the last time, it would stand beside itself.
+                self._no_challenger(version, now)
                 return False
             if now.get(CHAMPION) != expect:
                 raise RegistryError(
@@ -156,10 +158,15 @@ class Registry:
                 if expect is not None:
                     client.set_registered_model_alias(self.name, PREVIOUS, expect)
                 client.set_registered_model_alias(self.name, CHAMPION, version)
-                if now.get(CHALLENGER) == version:
-                    client.delete_registered_model_alias(self.name, CHALLENGER)
+            self._no_challenger(version, now)
             self._read_back(version)
             return True
+
+    def _no_challenger(self, version: str, now: dict[str, str]) -> None:
+        """A champion is no challenger any more."""
+        if now.get(CHALLENGER) == version:
+            with self._client() as client:
+                client.delete_registered_model_alias(self.name, CHALLENGER)
 
     def rollback(self, verify: Verify) -> tuple[str, str | None]:
         """Champion becomes `previous`: (version now, version before; None when there already).

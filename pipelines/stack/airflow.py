@@ -109,8 +109,13 @@ def parts(
     return made
 
 
+LOCKED_SECONDS = 60
+"""Time that a writer waits for another one. SQLite's driver gives up after 5, which a busy machine
+takes: then a backfill ends in the middle with "database is locked"."""
+
+
 def sqlite_url(database: Path) -> str:
-    return f"sqlite:///{database}"
+    return f"sqlite:///{database}?timeout={LOCKED_SECONDS}"
 
 
 def migrate(places: Places, given: Mapping[str, str], run: Run) -> None:

@@ -57,6 +57,19 @@ def land(airflow: Airflow, month: str) -> None:
     )
 
 
+def backfill(airflow: Airflow) -> None:
+    """January to March. On SQLite month by month: there a backfill of Airflow 3.3 ends in "database is
+    locked" whenever the scheduler writes between a look and a write of its own."""
+    if airflow.environment["STORE"] == "embedded":
+        for month in ("2013-01", "2013-02", "2013-03"):
+            land(airflow, month)
+        return
+    airflow.shell(
+        'eval "$(perennial stack env)"; airflow backfill create --dag-id ingest_flights '
+        "--from-date 2013-01-01 --to-date 2013-03-01 --max-active-runs 1"
+    )
+
+
 def watched(airflow: Airflow, month: str) -> dict:
     def told() -> dict | None:
         found = [d for d in airflow.told("decision") if d["period"] == month]
@@ -82,11 +95,7 @@ def training(airflow: Airflow) -> str | None:
 def test_months_that_are_backfilled_make_a_first_model_and_a_person_lets_it_answer(
     airflow, registry
 ):
-    # By the command and not by REST: on SQLite, Airflow's API refuses a backfill ("locked").
-    airflow.shell(
-        'eval "$(perennial stack env)"; airflow backfill create --dag-id ingest_flights '
-        "--from-date 2013-01-01 --to-date 2013-03-01 --max-active-runs 1"
-    )
+    backfill(airflow)
     asked = answer(airflow, "Approve")
     assert "version 1" in asked["subject"].lower()
     assert "| baseline |" in asked["body"]

@@ -261,6 +261,19 @@ def test_of_two_promoters_one_wins_and_the_other_is_told(at: Paths):
         assert process.exitcode == 0
 
 
+def test_what_a_kill_between_two_moves_left_is_cleared_by_the_same_promotion(
+    template: Path, tmp_path: Path
+):
+    shutil.copytree(template, tmp_path / "left")
+    at = Paths(tmp_path / "left", "pumps")
+    assert challenge(at).decision == "promote"
+    registry = Registry(at)
+    with registry._client() as client:
+        client.set_registered_model_alias(registry.name, "challenger", "2")
+    assert registry.promote("2", "1", lambda _: None) is False
+    assert every_alias_loads(at) == {"champion": "2", "previous": "1"}
+
+
 def test_kill_9_at_any_moment_leaves_aliases_that_load_and_a_step_that_can_be_repeated(
     template: Path, tmp_path: Path
 ):

@@ -56,6 +56,8 @@ def started(at: Paths, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, cwd=at.root, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever started the tests may have had Ctrl+C ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
