@@ -57,7 +57,7 @@ def test_repro_runs_what_depends_on_the_change_and_nothing_else(clone: Path, she
 
     # The other task has made nothing here, which `dvc checkout` alone calls a failure.
     shell(
-        "dvc checkout -q --allow-missing && git checkout -q . && dvc checkout -qf --allow-missing"
+        "dvc checkout -q --allow-missing && git checkout -q . && dvc checkout -q -f --allow-missing"
     )
     shell("dvc exp run -q -S tasks.flights.train.seed=9 evaluate@flights")
     assert "seed: 9" in (clone / "params.yaml").read_text()
