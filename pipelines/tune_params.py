@@ -92,8 +92,11 @@ class Tune(Settings):
 
 
 def fields(model: type[BaseModel] = Train, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every single setting of training: its dotted key and its field."""
+    """Every single setting of training: its dotted key and its field. What is made of a model that
+    was trained is none."""
     for name, field in model.model_fields.items():
+        if not above and name in ("variants", "export"):
+            continue
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from fields(kind, f"{above}{name}.")

@@ -49,7 +49,7 @@ def check(name: str, task: Task) -> None:
     used = (family.choices or ()) if family else (task.train.family,)
     for key in task.tune.space:
         block = key.split(".")[0]
-        if block in ("network", "boosting", "forest") and block not in used:
+        if block in ("network", "boosting", "forest", "cnn", "resnet") and block not in used:
             raise ParamsError(
                 f"params.yaml: tasks.{name}.tune.space has {key}, but the family that is trained is "
                 f"{' or '.join(map(str, used))}: it would change nothing. "
