@@ -88,6 +88,10 @@ SPOILED = {
         "arrays",
         {"probability": GOOD.probability[:, :2] / GOOD.probability[:, :2].sum(1, keepdims=True)},
     ),
+    "one class more": (
+        "arrays",
+        {"probability": np.column_stack([GOOD.probability * 0.9, np.full(ROWS, 0.1)])},
+    ),
     "rows missing": ("arrays", {"probability": GOOD.probability[1:]}),
     "no sum of 1": ("probabilities", {"probability": GOOD.probability * 0.9}),
     "NaN": ("probabilities", {"probability": np.full((ROWS, CLASSES), np.nan)}),

@@ -9,6 +9,7 @@ stored that way, so standardising moves nothing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,7 @@ def moments(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-class Picture(nn.Module):
+class Picture(nn.Module, ABC):
     """Logits of K classes from pictures. A network adds its layers, `features` and `depths`."""
 
     mean: Tensor
@@ -90,13 +91,13 @@ class Picture(nn.Module):
         raw = pictures.dtype == torch.uint8
         return self.features(self.standardise(pictures) if raw else pictures)
 
+    @abstractmethod
     def features(self, images_BCHW: Tensor) -> Tensor:
         """(B, E)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def depths(self) -> list[list[nn.Module]]:
         """Its layers in groups from the pixels to the head, which is the last one alone."""
-        raise NotImplementedError
 
     def freeze(self, frozen: bool = True) -> None:
         """Let the head alone learn, or all. BatchNorm of what is frozen keeps its moments."""

@@ -1,18 +1,15 @@
 """A network that begins with layers that have learned before: its weights, its learning rates.
 
-Weights are read without running code: tensors only from PyTorch's files, safetensors by its own
-description (a length, a JSON header, raw bytes), and from an artifact's ONNX graph, whose
-initialisers have the names of the network's weights (see `picture_graph.to_onnx`).
+Weights are read without running code: tensors only from PyTorch's files, from safetensors, which
+hold nothing else, and from an artifact's ONNX graph, whose initialisers have the names of the
+network's weights (see `picture_graph.to_onnx`).
 """
 
 from __future__ import annotations
 
-import json
 import pickle
-import struct
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -32,10 +29,6 @@ INNER = ("state_dict", "model", "network", "weights")
 COUNTER = "num_batches_tracked"
 MOMENTS = ("mean", "deviation")
 """Of the train pictures: a file without them leaves the ones measured."""
-SAFETENSORS = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 MEND = "Mend train.backbone.weights in params.yaml"
 
 
@@ -105,21 +98,19 @@ def groups(
     """An optimiser's parameter groups, from the pixels to the head, whose rate is `learning_rate`.
 
     One step further from the head multiplies the rate by `layer_decay`. Kernels and matrices decay,
-    biases and norms do not. `multiplier` is the rate's share of `learning_rate`, for a schedule.
+    biases and norms do not.
     """
     found: list[dict[str, object]] = []
     depths = network.depths()
     for depth, layers in enumerate(depths):
-        multiplier = layer_decay ** (len(depths) - 1 - depth)
+        rate = learning_rate * layer_decay ** (len(depths) - 1 - depth)
         parameters = [p for layer in layers for p in layer.parameters()]
         for decay, chosen in (
             (weight_decay, [p for p in parameters if p.ndim > 1]),
             (0.0, [p for p in parameters if p.ndim <= 1]),
         ):
             if chosen:
-                rate = learning_rate * multiplier
-                one = {"params": chosen, "lr": rate, "weight_decay": decay}
-                found.append(one | {"multiplier": multiplier})
+                found.append({"params": chosen, "lr": rate, "weight_decay": decay})
     return found
 
 
@@ -143,23 +134,13 @@ def _onnx(file: Path) -> dict[str, Tensor]:
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
-    """https://huggingface.co/docs/safetensors, "Format"."""
-    data = file.read_bytes()
-    if len(data) < 8:
-        raise ValueError("shorter than its header")
-    (length,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
-    body = np.frombuffer(data, np.uint8, offset=8 + length)
-    found = {}
-    for name, told in header.items():
-        if told["dtype"] not in SAFETENSORS:
-            raise ValueError(
-                f"{name} is of type {told['dtype']}; allowed: {', '.join(SAFETENSORS)}"
-            )
-        start, end = told["data_offsets"]
-        flat = torch.from_numpy(body[start:end].copy()).view(SAFETENSORS[told["dtype"]])
-        found[name] = flat.reshape(told["shape"])
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:  # of no type that callers know
+        raise ValueError(str(error)) from error
     return found
 
 
