@@ -22,11 +22,9 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-
 from ops.bento import Bento, built
 from ops.image import need_docker
-from pipelines import artifact
+from pipelines import artifact, store
 from pipelines.errors import PipelineError, ServiceError
 from pipelines.wire.read import Wire
 
@@ -47,7 +45,7 @@ def ask(bento: Bento, where: str, key: str, running: subprocess.Popen[bytes]) ->
     """The version that answered. Raises ServiceError when it is not ready, or answers otherwise."""
     _wait(f"{where}/readyz", running)
     made = artifact.load(bento.model)
-    row = Wire(made.contract, 1).example(pd.read_parquet(bento.model / "examples.parquet"))
+    row = Wire(made.contract, 1).example(store.frame(bento.model / "examples.parquet"))
     asked = urllib.request.Request(
         f"{where}/predict",
         json.dumps({"rows": [row]}).encode(),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from pipelines import images
+from pipelines import images, store
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 from pipelines.records import DataHash, Record
@@ -251,9 +251,8 @@ def open_graph(graph: Path | bytes) -> onnxruntime.InferenceSession:
 
 def self_test(artifact: Artifact) -> float:
     """Largest difference from the stored examples; raises ArtifactError above PARITY or on NaN."""
-    import pandas as pd
 
-    examples = pd.read_parquet(artifact.folder / "examples.parquet")
+    examples = store.frame(artifact.folder / "examples.parquet")
     expected = np.array(examples["expected_probability"].tolist())
     difference = np.abs(artifact.predict(examples) - expected.reshape(artifact.shape(-1)))
     worst = float(difference.max()) if len(difference) else 0.0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines import images
+from pipelines import images, store
 from pipelines.contract import Column, Contract
 from pipelines.errors import MissingInput
 from pipelines.images import Fault, ImageError
@@ -109,7 +109,7 @@ def _kept(path: Path, changed: int, asked: _Asked) -> Seen:
     """Read once for all batches that come after it. changed: when the file was."""
     contract = asked.contract
     try:
-        table = pd.read_parquet(path, columns=[*contract.key, *columns(contract)])
+        table = store.frame(path, columns=[*contract.key, *columns(contract)])
     except (OSError, ValueError) as error:
         raise MissingInput(
             f"{path} was accepted and cannot be read any more: {error}. Land it again with: "

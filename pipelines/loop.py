@@ -123,7 +123,7 @@ def _pass(
         ask.tell(name, contract, at, known, service)
     labelled = labels.run(name, contract, at, known)
     registry = Registry(at)
-    champion = registry.alias("champion")
+    champion = _found(project, registry, period)
     alarm, decision = _watch(project, registry, period, champion, follow, pages)
 
     verdict = None
@@ -152,6 +152,21 @@ def _pass(
         verdict=verdict.decision if verdict else None,
         why=verdict.reason if verdict else "; ".join(decision.reasons),
     )
+
+
+def _found(project: Project, registry: Registry, period: str) -> str | None:
+    """The champion that this batch found, which is the one to be watched and judged against.
+
+    A tick that was killed after its own promotion finds its challenger there; what it decided
+    before must not be decided anew by another model.
+    """
+    champion = registry.alias("champion")
+    path = project.at.verdict(period)
+    if path.is_file():
+        said = Verdict.model_validate_json(path.read_text(encoding="utf-8"))
+        if said.decision == "promote" and said.challenger == champion:
+            return said.champion
+    return champion
 
 
 def _watch(

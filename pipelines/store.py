@@ -16,6 +16,7 @@ from pipelines.errors import MissingInput
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @contextlib.contextmanager
@@ -101,11 +102,33 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, mend: str, columns: list[str] | None = None) -> pd.DataFrame:
-    import pandas as pd
-
     if not path.is_file():
         raise MissingInput(f"{path} does not exist. Make it with: {mend}")
-    return pd.read_parquet(path, columns=columns)
+    return frame(path, columns)
+
+
+def frame(content: Path | bytes, columns: list[str] | None = None) -> pd.DataFrame:
+    """A Parquet file, or its bytes, as pandas reads it. Raises OSError and what Arrow raises.
+
+    Not by `pandas.read_parquet`: it hands Arrow memory that belongs to Python, and a thread of
+    Arrow's that lets go of it while Python ends takes the whole process down with SIGABRT, after
+    its work is done (apache/arrow#34314; one of some 250 runs of `perennial ingest`).
+    """
+    import pyarrow.parquet as parquet
+
+    source = owned(content) if isinstance(content, bytes) else content
+    table = parquet.read_table(source, columns=columns, partitioning=None, use_pandas_metadata=True)
+    rows: pd.DataFrame = table.to_pandas()
+    return rows
+
+
+def owned(content: bytes) -> pa.BufferReader:
+    """The bytes in memory that is Arrow's own, for a reader with threads; see `frame`."""
+    import pyarrow as pa
+
+    copy = pa.BufferOutputStream()
+    copy.write(content)
+    return pa.BufferReader(copy.getvalue())
 
 
 def rows_in(path: Path) -> int:

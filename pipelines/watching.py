@@ -37,16 +37,24 @@ def judge(
         alarm,
         ledger.history(at.ledger, before=period),
         task.policy,
-        _new_labels(project, known),
+        _new_labels(project, known, period),
     )
     ledger.record(at.ledger, alarm)
     ledger.record(at.ledger, decision)
     return alarm, decision
 
 
-def _new_labels(project: Project, known: str) -> int:
-    """Labelled rows that no training of the loop has seen yet."""
-    trained = [entry["last"] for entry in ledger.of_kind(project.at.ledger, "retraining")]
+def _new_labels(project: Project, known: str, period: str) -> int:
+    """Labelled rows that no training of the loop had seen when this period was first decided on.
+
+    Its own training comes after that: deciding again, after a kill, must give the same.
+    """
+    trained = []
+    for entry in ledger.read(project.at.ledger):
+        if entry["kind"] == "decision" and entry["period"] == period:
+            break
+        if entry["kind"] == "retraining":
+            trained.append(entry["last"])
     last = max(trained, default=project.task.window.last)
     if known <= last:
         return 0

@@ -200,8 +200,8 @@ def test_new_labels_are_those_after_the_newest_training_whichever_was_told_last(
                 task="pumps", period=last, first="2024-01", last=last, reasons=("",), commit=None
             )
         )
-    assert watching._new_labels(world.project, "2024-07") == 20
-    assert watching._new_labels(world.project, "2024-05") == 0
+    assert watching._new_labels(world.project, "2024-07", "2024-08") == 20
+    assert watching._new_labels(world.project, "2024-05", "2024-06") == 0
 
 
 # The watch ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines import artifact
+from pipelines import artifact, store
 from pipelines.adapters.mlflow_home import experiment
 from pipelines.artifact import Artifact
 from pipelines.paths import Paths
@@ -78,10 +78,9 @@ def _save_beside(made: Artifact) -> Any:
     def save_model(path: str, mlflow_model: Any, **_: Any) -> None:
         import mlflow
         import onnx
-        import pandas as pd
 
         graph = onnx.load(made.folder / "model.onnx")
-        examples = pd.read_parquet(made.folder / "examples.parquet").head(5)
+        examples = store.frame(made.folder / "examples.parquet").head(5)
         mlflow.onnx.save_model(
             graph,
             path,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines import store
 from pipelines.records import Record
 
 if TYPE_CHECKING:
@@ -87,10 +88,9 @@ def write(profile: Profile, folder: Path) -> None:
 
 
 def read(folder: Path) -> Profile:
-    import pandas as pd
 
     text = (folder / "reference.json").read_text(encoding="utf-8")
-    return Profile(Summary.model_validate_json(text), pd.read_parquet(folder / "reference.parquet"))
+    return Profile(Summary.model_validate_json(text), store.frame(folder / "reference.parquet"))
 
 
 def draw(table: pd.DataFrame, time: str, rows: int, seed: int) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import functools
-import io
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import astuple
 
+from pipelines import store
 from pipelines.contract import Contract
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _bulk(asked: Asked, names: tuple[str, ...], wanted: pa.Schema) -> pa.Table:
 
     try:
         if asked.media == "parquet":
-            table = parquet.read_table(io.BytesIO(asked.body))
+            table = parquet.read_table(store.owned(asked.body))
         else:
             table = pa.ipc.open_stream(asked.body).read_all()
         if table.num_rows != asked.rows:

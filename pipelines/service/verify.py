@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import artifact
+from pipelines import artifact, store
 from pipelines.artifact import Artifact
 from pipelines.contract import Column, Contract
 from pipelines.errors import ArtifactError
@@ -90,9 +90,8 @@ def _only_the_artifact(folder: Path) -> None:
 
 
 def _warm_up(made: Artifact) -> None:
-    import pandas as pd
 
-    examples = pd.read_parquet(made.folder / "examples.parquet")
+    examples = store.frame(made.folder / "examples.parquet")
     if examples.empty:
         raise ArtifactError(
             f"{made.folder} has no example to be tested on. Make it again with: dvc repro"

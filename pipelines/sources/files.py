@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines import store
 from pipelines.contract import Contract
 from pipelines.errors import SourceError
 from pipelines.periods import period_names
 
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
+    ".parquet": store.frame,
 }
 
 

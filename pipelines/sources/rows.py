@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines import store
 from pipelines.wire import problem
 from pipelines.wire.schema import Field, Shape
 
@@ -34,10 +35,9 @@ def read(suffix: str, content: bytes, shape: Shape) -> pa.Table:
 
 
 def _parquet(content: bytes) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    return parquet.ParquetFile(pa.BufferReader(content)).read()
+    return parquet.ParquetFile(store.owned(content)).read()
 
 
 def _csv(content: bytes, shape: Shape) -> pa.Table:
@@ -50,7 +50,7 @@ def _csv(content: bytes, shape: Shape) -> pa.Table:
         null_values=[""],
     )
     table = csv.read_csv(
-        pa.BufferReader(content),
+        store.owned(content),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=as_text,
     )

@@ -23,12 +23,11 @@ CURVE_POINTS = 200
 
 
 def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float]:
-    import pandas as pd
 
     from pipelines.adapters import tracking
 
     model = artifact.load(at.model)
-    test = pd.read_parquet(at.prepared / "test.parquet")
+    test = store.frame(at.prepared / "test.parquet")
     label = contract.codes(test[contract.label])
     probability = model.predict(test)
 

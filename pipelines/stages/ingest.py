@@ -50,14 +50,13 @@ def run(name: str, task: Task, contract: Contract, at: Paths, periods: Sequence[
 
 def _refuse_change(name: str, period: str, path: Path, rows: pd.DataFrame) -> None:
     """Compares rows and not files: a newer Parquet writer spells the same rows in other bytes."""
-    import pandas as pd
 
     mend = (
         f"A landed batch never changes. To replace it on purpose: rm {path} && "
         f"perennial ingest {name} --batch {period}"
     )
     try:
-        landed = pd.read_parquet(path)
+        landed = store.frame(path)
     except (OSError, ValueError) as error:
         raise BatchConflict(f"ingest {name}: {path} cannot be read: {error}. {mend}") from error
     rows = _as_landed(rows)
@@ -70,11 +69,8 @@ def _refuse_change(name: str, period: str, path: Path, rows: pd.DataFrame) -> No
 
 def _as_landed(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as Parquet gives them back: seconds become milliseconds, NaN text becomes None."""
-    import io
 
-    import pandas as pd
-
-    return pd.read_parquet(io.BytesIO(rows.to_parquet(index=False)))
+    return store.frame(rows.to_parquet(index=False))
 
 
 def _difference(landed: pd.DataFrame, rows: pd.DataFrame) -> str:

@@ -41,7 +41,6 @@ def run(
 
     Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise.
     """
-    import pandas as pd
 
     from pipelines.adapters import onnx, onnx_variants, tracking
 
@@ -52,7 +51,7 @@ def run(
     if not world().first:
         kind.fit(name, task, train, validation, encoder, lambda *_: None, at.training)
         return None
-    test = pd.read_parquet(at.prepared / "test.parquet")
+    test = store.frame(at.prepared / "test.parquet")
 
     provenance = here(at.root)
     with tracking.training_run(at, name, task, prepared, provenance, reason) as logged:

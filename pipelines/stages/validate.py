@@ -7,7 +7,6 @@ batch leaves `1_raw` last for a refused one, so what was half done is simply don
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -167,11 +166,10 @@ def _check(
 
 def _table(content: bytes) -> pd.DataFrame | Finding:
     """The batch; where its bytes are no whole Parquet file, the finding that says so."""
-    import pandas as pd
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(io.BytesIO(content))
+        return store.frame(content)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         observed = f"{len(content):,} bytes: {' '.join(str(error).split())}"
         allowed = "a whole Parquet file"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines import encoder as encoders
+from pipelines import store
 from pipelines.adapters import onnx
 from pipelines.artifact import Artifact, raw_inputs
 from pipelines.contract import Contract
@@ -114,10 +115,9 @@ def graph(fitted: Any, contract: Contract, encoder: Encoder) -> bytes:
 
 
 def calibration(at: Paths, train: Rows, contract: Contract) -> dict[str, np.ndarray]:
-    import pandas as pd
 
     # The monitor's sample of the train rows: the arrays are encoded already.
-    return raw_inputs(pd.read_parquet(at.prepared / "reference.parquet"), contract, contract.inputs)
+    return raw_inputs(store.frame(at.prepared / "reference.parquet"), contract, contract.inputs)
 
 
 def export(fitted: Any, folder: Path, name: str, task: Task, train: Rows) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from pipelines import store
 from pipelines.contract import Contract
 from pipelines.project import Project
 from pipelines.service.pages import form
@@ -70,10 +71,9 @@ def example(worker: Worker) -> dict[str, Any] | None:
 @lru_cache(maxsize=4)
 def _example(wire: Wire, folder: Path, digest: str) -> dict[str, Any] | None:
     """digest: a folder may be made anew with other files."""
-    import pandas as pd
 
     try:
-        return wire.example(pd.read_parquet(folder / "examples.parquet"))
+        return wire.example(store.frame(folder / "examples.parquet"))
     except (Refused, ValueError, OSError):  # a narrower contract, or a folder that is gone
         return None
 
