@@ -174,14 +174,14 @@ def test_nothing_is_on_disk_before_the_commit_and_all_of_it_after(folder: Path):
 )  # fmt: skip
 def test_a_file_is_closed_when_it_is_old_or_large_or_of_yesterday(folder: Path, settings, later):
     journal = Journal(folder, "flights", settings)
-    journal.rotate_if_due(NOON + 10 * DAY)  # nothing was written: nothing to close
+    journal.commit(NOON + 10 * DAY)  # nothing was written: nothing to close
     add(journal, 0, body=b"x" * 200)
     journal.commit()
     if later:
-        journal.rotate_if_due(NOON + later - 1)
+        journal.commit(NOON + later - 1)
         with closed(files(folder)[0]) as free:
             assert not free
-    journal.rotate_if_due(NOON + later)
+    journal.commit(NOON + later)
     with closed(files(folder)[0]) as free:
         assert free
     add(journal, 1)
@@ -194,7 +194,7 @@ def test_a_file_is_closed_when_it_is_old_or_large_or_of_yesterday(folder: Path, 
 def test_what_waits_is_written_before_its_file_is_closed(folder: Path):
     journal = Journal(folder, "flights", BUFFERED)
     add(journal)
-    journal.rotate_if_due(NOON + DAY)
+    journal.commit(NOON + DAY)
     assert len(whole(files(folder)[0])[0]) == 1
 
 
@@ -462,3 +462,46 @@ def test_what_a_full_disk_refused_in_a_thread_is_kept_in_its_order(tmp_path: Pat
     (path,) = (tmp_path / "journals").iterdir()
     assert [f.first for f in frames(path)] == [0, 1]
     assert journal.lost == 0
+
+
+def test_what_is_added_while_a_file_is_closed_in_a_thread_begins_the_next_one(tmp_path: Path):
+    """The loop goes on answering; and the next file is closed in its time, not never."""
+    journal = Journal(tmp_path / "journals", "shop", Log(rotate_seconds=60))
+    add(journal, 0)
+    closing = journal.take(NOON + 60)
+    assert closing is not None
+    add(journal, 1, at=NOON + 61)
+    thread = threading.Thread(target=journal.put, args=(closing,))
+    thread.start()
+    thread.join(10)
+    journal.commit(NOON + 62)
+    first, second = files(tmp_path / "journals")
+    assert [[f.first for f in whole(path)[0]] for path in (first, second)] == [[0], [1]]
+    for later, gone in ((63, False), (121, True)):
+        journal.commit(NOON + later)
+        with closed(first) as ended, closed(second) as free:
+            assert (ended, free) == (True, gone)
+
+
+def test_a_disk_that_refuses_as_a_file_is_closed_keeps_what_waits_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    journal = Journal(tmp_path / "journals", "shop", Log(rotate_seconds=60))
+    add(journal, 0)
+    closing = journal.take(NOON + 60)
+    assert closing is not None
+
+    def full(data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.put(closing)
+    journal.refused(closing, OSError(28, "No space left on device"))
+    journal.commit(NOON + 61)
+    written = files(tmp_path / "journals")[-1]
+    assert [f.first for f in whole(written)[0]] == [0]
+    assert (journal.lost, journal.pending_bytes) == (0, 0)
+    with closed(written) as free:
+        assert free, "it is as old as its first answer, which had to wait"

@@ -552,7 +552,7 @@ rows = pumps(2)
 worker = Worker(Path(sys.argv[1]), log=Log(rotate_mb=0.02))
 while True:
     print(*worker.answer(rows), flush=True)
-    worker.journal.rotate_if_due(NOON)
+    worker.journal.commit(NOON)
 """
 
 

@@ -46,6 +46,10 @@ class Taken(NamedTuple):
 
     data: bytes
     rows: int
+    began: float
+    """Unix time of the first answer in the file, or of these frames; 0.0 for none."""
+    closes: bool
+    """The file is old or large enough: `put` lets go of it, and the next one begins another."""
 
 
 class Journal:
@@ -104,9 +108,9 @@ class Journal:
         if not self._began:
             self._began = at
 
-    def commit(self) -> None:
-        """Hand all that was added to the system, whole or not at all. Raises JournalFull (durable)."""
-        taken = self.take()
+    def commit(self, now: float | None = None) -> None:
+        """`take` and `put` in one. Raises JournalFull (durable)."""
+        taken = self.take(now)
         if taken is None:
             return
         try:
@@ -114,34 +118,39 @@ class Journal:
         except OSError as error:
             self.refused(taken, error)
 
-    def take(self) -> Taken | None:
-        """All that was added, for `put`, and for `refused` when that raises OSError."""
-        if not self._pending:
+    def take(self, now: float | None = None) -> Taken | None:
+        """All that was added, for `put`, and for `refused` when that raises OSError.
+
+        now: unix time, to have the file closed with it when it is old or large enough, and at
+        midnight UTC; None leaves it open.
+        """
+        closes = now is not None and self._due(now)
+        if not (self._pending or closes):
             return None
-        taken = Taken(b"".join(self._pending), self._rows)
+        taken = Taken(b"".join(self._pending), self._rows, self._began, closes)
         self._forget()
+        if closes:
+            self._began = 0.0
         return taken
 
     def put(self, taken: Taken) -> None:
         """Hand it to the system, whole or not at all. Raises OSError."""
         with self._writing:
-            self._write(taken.data)
-            self.written += taken.rows
+            try:
+                if taken.data:
+                    self._write(taken.data)
+                    self.written += taken.rows
+            finally:
+                if taken.closes:
+                    self._let_go()
 
-    def rotate_if_due(self, now: float) -> None:
-        """Close the file when it is old or large enough, and at midnight UTC; now: unix time.
-
-        Raises JournalFull (durable) when what still waits cannot be written.
-        """
-        if not self._began:
-            return
-        settings, age = self._settings, now - self._began
-        if (
-            age >= settings.rotate_seconds
+    def _due(self, now: float) -> bool:
+        settings = self._settings
+        return bool(self._began) and (
+            now - self._began >= settings.rotate_seconds
             or self._size >= settings.rotate_mb * 1e6
             or now // _DAY != self._began // _DAY
-        ):
-            self.close()
+        )
 
     def close(self) -> None:
         """Commit what waits and let go of the file; the next commit begins another."""
@@ -150,6 +159,7 @@ class Journal:
         finally:
             with self._writing:  # a `put` in another thread ends first
                 self._let_go()
+            self._began = 0.0
 
     def _write(self, data: bytes) -> None:
         fd = self._open() if self._fd is None else self._fd
@@ -173,6 +183,7 @@ class Journal:
                 f"Make room on that disk: {self._task} answers again as soon as there is some"
             ) from error
         self._pending.insert(0, taken.data)
+        self._began = taken.began
         self.pending_bytes += len(taken.data)
         self._rows += taken.rows
         if self.pending_bytes > self._settings.buffer_mb * 1e6:
@@ -202,7 +213,7 @@ class Journal:
     def _let_go(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
-        self._fd, self._size, self._began = None, 0, 0.0
+        self._fd, self._size = None, 0
 
 
 def _unused(home: Path) -> str:

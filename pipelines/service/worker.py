@@ -75,7 +75,6 @@ class Worker:
             await asyncio.sleep(every)
             try:
                 await self._commit()
-                self.journal.rotate_if_due(time.time())
                 self._flush_meters()
                 self.spread.beat()
                 if time.monotonic() >= self._slow_next:
@@ -87,8 +86,9 @@ class Worker:
                 log.exception("beat failed")
 
     async def _commit(self) -> None:
-        """In a thread: a disk that takes its time must not keep requests waiting."""
-        taken = self.journal.take()
+        """In a thread, with the closing of a file that is full: a disk that takes its time must not
+        keep requests waiting."""
+        taken = self.journal.take(time.time())
         if taken is None:
             return
         try:
