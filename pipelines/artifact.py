@@ -229,17 +229,24 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(
             f"{folder} cannot be read: {error}. Make it again with: dvc repro"
         ) from error
-    return Artifact(folder, about, contract, _md5(manifest), open_graph(folder / "model.onnx"))
+    session = open_graph(folder / "model.onnx", pictures=bool(contract.images))
+    return Artifact(folder, about, contract, _md5(manifest), session)
 
 
-def open_graph(graph: Path | bytes) -> onnxruntime.InferenceSession:
-    """One thread: several workers share the cores, and a spinning pool costs more than it gives."""
+def open_graph(graph: Path | bytes, pictures: bool = True) -> onnxruntime.InferenceSession:
+    """One thread: several workers share the cores, and a spinning pool costs more than it gives.
+
+    pictures: also lay tensors out for convolutions. Of a table's graph that changes nothing and is
+    half the time of opening it, in which a service that swaps answers nobody (`make bench-swap`).
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not pictures:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
