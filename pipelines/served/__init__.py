@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,19 +100,21 @@ def retain(at: Paths, keep: int, today: dt.date) -> int:
 
 def _compact(path: Path, at: Paths, contract: Contract, done: Compacted) -> None:
     worker = path.stem.split("-")[0]
-    found, torn = whole(path)
+    rows, torn = 0, Tear()
     with contextlib.ExitStack() as files:
         writers: dict[str, Any] = {}
-        for day, chunk in chunks(found):
+        for day, chunk in chunks(sound(path, torn)):
+            rows += sum(f.rows for f in chunk)
             if day not in writers:
                 target = at.served_day(day) / f"{path.stem}.parquet"
                 writers[day] = files.enter_context(_writing(target, table.schema(contract)))
             writers[day].write_table(table.answers(chunk, worker, contract))
-    rows = sum(f.rows for f in found)
-    if torn:
+    if torn.told:
         aside = path.with_name(path.name + BAD)
         path.rename(aside)
-        log.error("%s. The %d answers before it are kept; the file is now %s", torn, rows, aside)
+        log.error(
+            "%s. The %d answers before it are kept; the file is now %s", torn.told, rows, aside
+        )
         done.bad += 1
     else:
         path.unlink()
@@ -120,22 +122,24 @@ def _compact(path: Path, at: Paths, contract: Contract, done: Compacted) -> None
     done.rows += rows
 
 
-def whole(
-    path: Path, wanted: Callable[[Frame], bool] = lambda frame: True
-) -> tuple[list[Frame], str]:
-    """The wanted frames up to the first that is not whole, and what is wrong with that one, or
-    nothing. A frame that is not wanted is let go at once: a minute of bodies can be 100 MB."""
-    found = []
+@dataclass
+class Tear:
+    told: str = ""
+    """What is wrong with the first frame that is not whole; empty while all are."""
+
+
+def sound(path: Path, torn: Tear) -> Iterator[Frame]:
+    """The frames up to the first that is not whole, which `torn` then tells of.
+
+    One by one: the bodies of a journal, all held at once, can be 100 MB.
+    """
     try:
-        for frame in frames(path):
-            if wanted(frame):
-                found.append(frame)
+        yield from frames(path)
     except Torn as error:
-        return found, str(error)
-    return found, ""
+        torn.told = str(error)
 
 
-def chunks(found: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:
+def chunks(found: Iterable[Frame]) -> Iterator[tuple[str, list[Frame]]]:
     """The frames in their order, cut where the day changes or memory would grow."""
     chunk: list[Frame] = []
     rows = size = 0

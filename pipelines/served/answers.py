@@ -11,7 +11,6 @@ import datetime as dt
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +19,7 @@ from pipelines.contract import Contract
 from pipelines.errors import PipelineError
 from pipelines.journal.frames import SHADOW, SUFFIX, Frame, parse_id
 from pipelines.paths import Paths
-from pipelines.served import FOLDED, bodies, chunks, days, parts, table, whole
+from pipelines.served import FOLDED, Tear, bodies, chunks, days, parts, sound, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +109,7 @@ def count(at: Paths) -> int:
     held = 0
     for path in at.journals.glob(f"*{SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):  # it is a Parquet file by now
-            held += sum(frame.rows for frame in whole(path)[0])
+            held += sum(frame.rows for frame in sound(path, Tear()))
     return held + _steady(
         lambda: sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
     )
@@ -176,15 +175,13 @@ def _of_journals(at: Paths, contract: Contract, wanted: Wanted) -> list[pa.Table
         if asked is not None and worker not in asked:
             continue
         of_worker = None if asked is None else asked[worker]
-        try:
-            # An open journal may end in a frame that is being written.
-            frames, _ = whole(path, partial(_wanted, of_worker))
-        except FileNotFoundError:
-            continue  # it is a Parquet file by now
-        found += [
-            table.some_columns(chunk, worker, contract, schema).filter(keep)
-            for _, chunk in chunks(frames)
-        ]
+        # An open journal may end in a frame that is being written.
+        frames = (f for f in sound(path, Tear()) if _wanted(of_worker, f))
+        with contextlib.suppress(FileNotFoundError):  # it is a Parquet file by now
+            found += [
+                table.some_columns(chunk, worker, contract, schema).filter(keep)
+                for _, chunk in chunks(frames)
+            ]
     return found
 
 
