@@ -81,7 +81,8 @@ def shares(
 
 
 def _settle(up: list[Running]) -> None:
-    """Some go on importing after their first answer."""
+    """Some go on importing after their first answer, and some go on answering after wrk has gone:
+    64 requests to `mlflow models serve` take it longer than a moment, on the core of the next one."""
     for _ in range(PATIENCE):
         before = [load.processor(server.process.pid) for server in up]
         time.sleep(1)
@@ -122,10 +123,12 @@ def _turns(world: World, server: Running, questions: dict[str, Question], rows: 
 def _in_turns(asked: list[Turn], rounds: int, seconds: int) -> Measured:
     """Each round begins with another server, so that none always follows the same one."""
     measured: Measured = {(turn.label, turn.connections): [] for turn in asked}
+    up = list({turn.server.process.pid: turn.server for turn in asked}.values())
     for number in range(rounds):
         at = number * len(asked) // rounds
         for turn in (*asked[at:], *asked[:at]):
             process = turn.server.process.pid
+            _settle(up)
             done = load.fire(turn.shot, process, turn.connections, seconds, prefix=load.pinned(1))
             if done.failed:
                 print(f"{turn.label}: {done.failed} failed, the last: {done.sample}")
