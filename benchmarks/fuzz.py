@@ -7,11 +7,14 @@ no schema can say (one column never exceeds another), so an allowed request may 
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.figures import Figure, close
@@ -26,6 +29,8 @@ CHECKS = (
 )  # fmt: skip
 FUZZED = 2
 """Addresses that take a body, on which most cases are spent."""
+AT_ONCE = 2
+"""Processes that make requests: schemathesis takes longer over one than the service does."""
 
 
 def main() -> None:
@@ -39,16 +44,19 @@ def main() -> None:
         with started("ours", service(world, one, many), home, []) as running:
             running.until_ready(one.plain())
             address = f"http://{HOST}:{running.port}"
-            seed = 0
+            seeds = itertools.count(1)
             while generated < wanted:
-                seed += 1
-                each = max(100, min(2000, (wanted - generated) // FUZZED))
-                cases, wrong, said = fuzz(address, each, seed, home)
-                generated, failed = generated + cases, failed + wrong
-                told += [said] if wrong else []
-                print(f"seed {seed}: {cases} cases, {wrong} failed", flush=True)
+                each = max(100, min(2000, (wanted - generated) // FUZZED // AT_ONCE))
+                some = [next(seeds) for _ in range(AT_ONCE)]
+                with ThreadPoolExecutor(AT_ONCE) as pool:
+                    found = list(pool.map(partial(fuzz, address, each, home), some))
+                for seed, (cases, wrong, said) in zip(some, found, strict=True):
+                    generated, failed = generated + cases, failed + wrong
+                    told += [said] if wrong else []
+                    print(f"seed {seed}: {cases} cases, {wrong} failed", flush=True)
     finally:
-        shutil.rmtree(home)
+        # Its keeper may still be at the log of the last answers.
+        shutil.rmtree(home, ignore_errors=True)
     print("\n".join(told))
     figures = [
         Figure("cases", generated, wanted, "at least"),
@@ -57,14 +65,16 @@ def main() -> None:
     close("fuzz", figures, {"checks": CHECKS, "told": told})
 
 
-def fuzz(address: str, examples: int, seed: int, home: Path) -> tuple[int, int, str]:
+def fuzz(address: str, examples: int, home: Path, seed: int) -> tuple[int, int, str]:
     """Cases made, cases failed, and what schemathesis printed."""
     command = [
         str(Path(sys.executable).with_name("st")), "run", f"{address}/openapi.json",
         "--url", address, "--checks", ",".join(CHECKS), "--max-examples", str(examples),
         "--seed", str(seed), "--continue-on-failure", "--no-color",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    own = home / f"seed-{seed}"  # schemathesis keeps its examples where it runs
+    own.mkdir()
+    done = subprocess.run(command, cwd=own, capture_output=True, text=True, check=False)
     said = re.search(r"(\d+) generated", done.stdout)
     if said is None:
         sys.exit(f"schemathesis did not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -606,6 +607,45 @@ def test_a_file_folded_away_under_the_reader_is_looked_for_again(at, tmp_path, m
     monkeypatch.setattr(answers, "_file", first_gone)
     assert sorted(ids(at)) == sorted(given)
     assert moved
+
+
+def test_however_slowly_folded_files_go_every_reader_finds_every_answer_once(
+    at, tmp_path, monkeypatch
+):
+    """Seen in a soak: five readings, each begun anew, all met a file that was just going."""
+    given = []
+    for _ in range(12):
+        worker = Worker(tmp_path)
+        given += worker.answer(pumps(2), at=time.time())
+        worker.journal.close()
+    served.compact(at, PUMPS)
+    going, read = threading.Event(), threading.Event()
+
+    def slowly(folder: Path, names: list[str]) -> None:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+            going.set()
+            read.wait(0.01)
+
+    def look_often(path: Path, *rest: Any) -> Any:
+        read.wait(0.015)  # a file of a busy minute takes longer to read than to remove
+        return real(path, *rest)
+
+    real = answers._file
+    monkeypatch.setattr(served, "_clear", slowly)
+    monkeypatch.setattr(answers, "_file", look_often)
+    (day,) = served.days(at)
+    folding = threading.Thread(target=served._fold, args=(day, served.parts(day), 2))
+    folding.start()
+    assert going.wait(10)
+    looks = 0
+    while folding.is_alive():
+        assert sorted(ids(at)) == sorted(given)
+        assert answers.known(at, PUMPS, given) == set(given)
+        assert answers.count(at) == len(given)
+        looks += 1
+    folding.join()
+    assert looks
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker):

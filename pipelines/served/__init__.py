@@ -85,6 +85,16 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!._]*.parquet"))
 
 
+def current(folder: Path) -> list[Path]:
+    """The files of a day, but those that a folded one replaces: they go one after the other, for as
+    long as the disk takes. Raises FileNotFoundError where one went meanwhile; then there is another.
+    """
+    there = parts(folder)
+    folded = (path for path in there if path.stem.startswith(FOLDED))
+    replaced = {name for path in folded for name in _folded_from(path)}
+    return [path for path in there if path.name not in replaced]
+
+
 def retain(at: Paths, keep: int, today: dt.date) -> int:
     """Remove answers and labels more than `keep` days old; returns how many days' folders went."""
     first = (today - dt.timedelta(days=keep)).isoformat()

@@ -19,7 +19,7 @@ from pipelines.contract import Contract
 from pipelines.errors import PipelineError
 from pipelines.journal.frames import SHADOW, SUFFIX, Frame, parse_id
 from pipelines.paths import Paths
-from pipelines.served import FOLDED, Tear, bodies, chunks, days, parts, sound, table
+from pipelines.served import FOLDED, Tear, bodies, chunks, current, days, sound, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def count(at: Paths) -> int:
         with contextlib.suppress(FileNotFoundError):  # it is a Parquet file by now
             held += sum(frame.rows for frame in sound(path, Tear()))
     return held + _steady(
-        lambda: sum(store.rows_in(path) for folder in days(at) for path in parts(folder))
+        lambda: sum(store.rows_in(path) for folder in days(at) for path in current(folder))
     )
 
 
@@ -133,14 +133,14 @@ def _steady(read: Callable[[], Read]) -> Read:
 def _files(at: Paths, wanted: Wanted) -> list[Path]:
     """Those that may hold what is wanted: an id tells its day, and its worker, whose name is theirs."""
     if wanted.ids is None:
-        return [path for folder in days(at) for path in parts(folder)]
+        return [path for folder in days(at) for path in current(folder)]
     asked = {(i.day, i.worker) for i in map(parse_id, wanted.ids) if i is not None}
     those = {day for day, _ in asked}
     return [
         path
         for folder in days(at)
         if folder.name in those
-        for path in parts(folder)
+        for path in current(folder)
         if path.stem.startswith(FOLDED) or (folder.name, path.stem.split("-")[0]) in asked
     ]
 
