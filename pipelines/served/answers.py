@@ -146,22 +146,27 @@ def _files(at: Paths, wanted: Wanted) -> list[Path]:
 
 
 def _file(path: Path, schema: pa.Schema, keep: Any) -> pa.Table:
+    """One row group after the other, and none whose statistics say that it has nothing: a folded
+    day is millions of rows, and a worker that looks for fifty labels must not grow by them."""
     import pyarrow as pa
-    import pyarrow.parquet as parquet
+    from pyarrow import dataset, fs
 
     try:
-        there = parquet.read_schema(path)
+        whole = dataset.ParquetFileFormat().make_fragment(str(path), fs.LocalFileSystem())
+        there = whole.physical_schema
         # Only a file of another contract lacks a column; then nothing can be left out before.
-        filters = keep if set(schema.names) <= set(there.names) else None
+        first = keep if set(schema.names) <= set(there.names) else None
         names = [name for name in schema.names if name in there.names]
-        found = parquet.read_table(path, columns=names, filters=filters, partitioning=None)
+        found = [there.empty_table().select(names)]
+        for group in whole.split_by_row_group(first):
+            found.append(group.to_table(columns=names, filter=first, use_threads=False))
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise PipelineError(
             f"{path} cannot be read: {error}. Set it aside with: mv {path} {path}.bad"
         ) from error
-    return bodies.conform(found, {}, schema).filter(keep)
+    return bodies.conform(pa.concat_tables(found), {}, schema).filter(keep)
 
 
 def _of_journals(at: Paths, contract: Contract, wanted: Wanted) -> list[pa.Table]:
