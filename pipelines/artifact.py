@@ -258,7 +258,6 @@ def open_graph(graph: Path | bytes, pictures: bool = True) -> onnxruntime.Infere
 
 def self_test(artifact: Artifact) -> float:
     """Largest difference from the stored examples; raises ArtifactError above PARITY or on NaN."""
-
     examples = store.frame(artifact.folder / "examples.parquet")
     expected = np.array(examples["expected_probability"].tolist())
     difference = np.abs(artifact.predict(examples) - expected.reshape(artifact.shape(-1)))

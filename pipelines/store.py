@@ -112,7 +112,7 @@ def frame(content: Path | bytes, columns: list[str] | None = None) -> pd.DataFra
 
     Not by `pandas.read_parquet`: it hands Arrow memory that belongs to Python, and a thread of
     Arrow's that lets go of it while Python ends takes the whole process down with SIGABRT, after
-    its work is done (apache/arrow#34314; one of some 250 runs of `perennial ingest`).
+    its work is done (apache/arrow#34314; 4 of 493 runs of `perennial ingest` with both cores busy).
     """
     import pyarrow.parquet as parquet
 

@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -620,33 +619,27 @@ def test_however_slowly_folded_files_go_every_reader_finds_every_answer_once(
         given += worker.answer(pumps(2), at=time.time())
         worker.journal.close()
     served.compact(at, PUMPS)
-    going, read = threading.Event(), threading.Event()
-
-    def slowly(folder: Path, names: list[str]) -> None:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-            going.set()
-            read.wait(0.01)
-
-    def look_often(path: Path, *rest: Any) -> Any:
-        read.wait(0.015)  # a file of a busy minute takes longer to read than to remove
-        return real(path, *rest)
-
-    real = answers._file
-    monkeypatch.setattr(served, "_clear", slowly)
-    monkeypatch.setattr(answers, "_file", look_often)
     (day,) = served.days(at)
-    folding = threading.Thread(target=served._fold, args=(day, served.parts(day), 2))
-    folding.start()
-    assert going.wait(10)
-    looks = 0
-    while folding.is_alive():
-        assert sorted(ids(at)) == sorted(given)
-        assert answers.known(at, PUMPS, given) == set(given)
-        assert answers.count(at) == len(given)
-        looks += 1
-    folding.join()
-    assert looks
+    going = served.parts(day)
+    monkeypatch.setattr(served, "_clear", lambda *_: None)
+    served._fold(day, going, fewest=2)
+    read, rows_in = answers._file, store.rows_in
+
+    def meets(reading: Any) -> Any:
+        """Whoever opens one of the parts comes just too late."""
+
+        def wrapped(path: Path, *rest: Any) -> Any:
+            if path in going:
+                path.unlink()
+            return reading(path, *rest)
+
+        return wrapped
+
+    monkeypatch.setattr(answers, "_file", meets(read))
+    monkeypatch.setattr(store, "rows_in", meets(rows_in))
+    assert sorted(ids(at)) == sorted(given)
+    assert answers.known(at, PUMPS, given) == set(given)
+    assert answers.count(at) == len(given)
 
 
 def test_a_look_for_some_ids_holds_no_more_of_a_folded_day_than_a_row_group(at):

@@ -37,7 +37,6 @@ def test_a_column_that_is_not_there_and_bytes_that_are_no_table_are_refused(writ
 
 def test_arrow_holds_no_memory_of_pythons_that_a_thread_could_let_go_of_at_the_end():
     """apache/arrow#34314: seen as exit status -6 of a command whose work was done."""
-
     content = bytearray(b"some rows")
     reader = store.owned(content)
     content[:] = b"new bytes"

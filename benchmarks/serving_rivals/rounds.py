@@ -121,7 +121,7 @@ def _turns(world: World, server: Running, questions: dict[str, Question], rows: 
 
 
 def _in_turns(asked: list[Turn], rounds: int, seconds: int) -> Measured:
-    """Each round begins with another server, so that none always follows the same one."""
+    """Each round begins with another server, and each turn when all of them are idle."""
     measured: Measured = {(turn.label, turn.connections): [] for turn in asked}
     up = list({turn.server.process.pid: turn.server for turn in asked}.values())
     for number in range(rounds):

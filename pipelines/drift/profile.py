@@ -88,7 +88,6 @@ def write(profile: Profile, folder: Path) -> None:
 
 
 def read(folder: Path) -> Profile:
-
     text = (folder / "reference.json").read_text(encoding="utf-8")
     return Profile(Summary.model_validate_json(text), store.frame(folder / "reference.parquet"))
 

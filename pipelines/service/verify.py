@@ -90,7 +90,6 @@ def _only_the_artifact(folder: Path) -> None:
 
 
 def _warm_up(made: Artifact) -> None:
-
     examples = store.frame(made.folder / "examples.parquet")
     if examples.empty:
         raise ArtifactError(

@@ -23,7 +23,6 @@ CURVE_POINTS = 200
 
 
 def run(name: str, task: Task, contract: Contract, at: Paths) -> dict[str, float]:
-
     from pipelines.adapters import tracking
 
     model = artifact.load(at.model)

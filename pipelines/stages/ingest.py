@@ -50,7 +50,6 @@ def run(name: str, task: Task, contract: Contract, at: Paths, periods: Sequence[
 
 def _refuse_change(name: str, period: str, path: Path, rows: pd.DataFrame) -> None:
     """Compares rows and not files: a newer Parquet writer spells the same rows in other bytes."""
-
     mend = (
         f"A landed batch never changes. To replace it on purpose: rm {path} && "
         f"perennial ingest {name} --batch {period}"
@@ -69,7 +68,6 @@ def _refuse_change(name: str, period: str, path: Path, rows: pd.DataFrame) -> No
 
 def _as_landed(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as Parquet gives them back: seconds become milliseconds, NaN text becomes None."""
-
     return store.frame(rows.to_parquet(index=False))
 
 

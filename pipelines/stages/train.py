@@ -41,7 +41,6 @@ def run(
 
     Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise.
     """
-
     from pipelines.adapters import onnx, onnx_variants, tracking
 
     kind, prepared = KINDS[task.kind], load_prepared(at, name)

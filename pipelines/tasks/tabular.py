@@ -115,7 +115,6 @@ def graph(fitted: Any, contract: Contract, encoder: Encoder) -> bytes:
 
 
 def calibration(at: Paths, train: Rows, contract: Contract) -> dict[str, np.ndarray]:
-
     # The monitor's sample of the train rows: the arrays are encoded already.
     return raw_inputs(store.frame(at.prepared / "reference.parquet"), contract, contract.inputs)
 

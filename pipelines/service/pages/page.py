@@ -71,7 +71,6 @@ def example(worker: Worker) -> dict[str, Any] | None:
 @lru_cache(maxsize=4)
 def _example(wire: Wire, folder: Path, digest: str) -> dict[str, Any] | None:
     """digest: a folder may be made anew with other files."""
-
     try:
         return wire.example(store.frame(folder / "examples.parquet"))
     except (Refused, ValueError, OSError):  # a narrower contract, or a folder that is gone
