@@ -112,7 +112,7 @@ def mlp_classifier(objective: Objective, settings: train_params.Network) -> floa
     numbers, codes, label = objective.rows[:3]
     network: Any = objective.module
     with torch.inference_mode():
-        parts = [network.encode(numbers)]
+        parts = [*network.encode(numbers)]
         parts += [table(codes[:, c]) for c, table in enumerate(network.embeddings)]
         matrix = torch.cat(parts, dim=1).numpy()
     model = MLPClassifier(

@@ -217,3 +217,18 @@ def test_edges_ignore_missing_and_merge_repeats() -> None:
     assert edges[0, -1] == 1
     assert np.all(edges[1] == 5)
     assert np.all(np.isfinite(edges))
+
+
+def test_the_first_layer_reads_ramps_gaps_and_embeddings_as_one() -> None:
+    """Its two products are one over all features in a row."""
+    some = rows(500)
+    network = tables.table(some, some, CARDINALITIES, NETWORK).module.eval()
+    numbers, codes = torch.from_numpy(some.numbers), torch.from_numpy(some.codes)
+    ramps, missing = network.encode(numbers)
+    assert torch.equal(missing.bool(), torch.isnan(numbers))
+    assert float(missing.sum()) > 0
+    assert not ramps.view(len(numbers), 3, -1)[torch.isnan(numbers)].any()
+    embedded = [table(codes[:, c]) for c, table in enumerate(network.embeddings)]
+    features = torch.cat([ramps, missing, *embedded], dim=1)
+    expected = network.head(network.trunk(features)).squeeze(1)
+    assert torch.allclose(network(numbers, codes), expected, atol=1e-6)

@@ -15,9 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.models.dropout import Dropout
 
 NARROW = 1e-6
 """Bins narrower than this, in standard deviations, are repeated quantiles and hold nothing."""
+GONE = -1e30
+"""Stands for a missing number: left of every bin, so its ramps are 0."""
 UNSEEN = 0.05
 """Share of train codes turned into 0, so that the code of the unseen has learned an answer."""
 
@@ -71,27 +76,35 @@ class Network(nn.Module):
         features += sum(table.embedding_dim for table in self.embeddings)
         layers: list[nn.Module] = []
         for inputs in (features, *[width] * (depth - 1)):
-            layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(inputs, width), nn.ReLU(), Dropout(dropout)]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
 
-    def encode(self, numbers_BP: Tensor) -> Tensor:
-        """(B, P * Q + P): a ramp per bin, then 1 where a number is missing and its ramps are 0."""
+    def encode(self, numbers_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P * Q), a ramp per bin; (B, P), 1 where a number is missing and its ramps are 0."""
         missing_BP = torch.isnan(numbers_BP)
-        known_BP1 = torch.where(missing_BP, 0.0, numbers_BP).unsqueeze(2)
+        known_BP1 = torch.where(missing_BP, GONE, numbers_BP).unsqueeze(2)
         ramps_BPQ = ((known_BP1 - self.left_PQ) * self.slope_PQ).clamp(0, 1)
-        present_BP = (~missing_BP).to(ramps_BPQ.dtype)
-        ramps_BPQ = ramps_BPQ * present_BP.unsqueeze(2)
-        return torch.cat([ramps_BPQ.flatten(1), 1 - present_BP], dim=1)
+        return ramps_BPQ.flatten(1), missing_BP.to(numbers_BP.dtype)
 
     def forward(self, numbers_BP: Tensor, codes_BC: Tensor) -> Tensor:
-        """(B,) logits. numbers float32, NaN = missing; codes int64, 0 = missing, rare or unseen."""
+        """(B,) logits. numbers float32, NaN = missing; codes int64, 0 = missing, rare or unseen.
+
+        The first layer is two products: ramps learn nothing, and in one product with the embeddings
+        they would be sent gradients, a sixth of a step's arithmetic.
+        """
         if self.training:
             codes_BC = codes_BC * (torch.rand(codes_BC.shape, device=codes_BC.device) >= UNSEEN)
-        parts = [self.encode(numbers_BP)] if len(self.left_PQ) else []
-        parts += [table(codes_BC[:, c]) for c, table in enumerate(self.embeddings)]
-        features_BF = torch.cat(parts, dim=1)
-        logits_B1: Tensor = self.head(self.trunk(features_BF))
+        parts = [table(codes_BC[:, c]) for c, table in enumerate(self.embeddings)]
+        first, weight_HF = self.trunk[0], self.trunk[0].weight
+        ramps = self.left_PQ.numel()
+        if ramps:
+            ramps_BF, missing_BP = self.encode(numbers_BP)
+            parts.insert(0, missing_BP)
+        hidden_BH = F.linear(torch.cat(parts, dim=1), weight_HF[:, ramps:], first.bias)
+        if ramps:
+            hidden_BH = hidden_BH + F.linear(ramps_BF, weight_HF[:, :ramps])
+        logits_B1: Tensor = self.head(self.trunk[1:](hidden_BH))
         return logits_B1.squeeze(1)
 
 

@@ -41,7 +41,7 @@ class Resident:
 
     def batches(self, order_SB: Tensor) -> Iterator[Batch]:
         for rows_B in order_SB.to(self.device):
-            yield tuple(part[rows_B] for part in self.rows)
+            yield tuple(part.index_select(0, rows_B) for part in self.rows)
 
 
 class Streamed:
@@ -75,7 +75,7 @@ class Streamed:
             for rows_B in order_SB:
                 if stop.is_set():
                     return
-                gathered = tuple(part[rows_B] for part in self.rows)
+                gathered = tuple(part.index_select(0, rows_B) for part in self.rows)
                 if stream is None:
                     ready.put((tuple(part.to(self.device) for part in gathered), None))
                     continue
