@@ -12,7 +12,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 BENCHES := bench-quality bench-overhead bench-drift bench-serving bench-swap bench-soak bench-fuzz \
   bench-orchestration bench-train bench-fashion
 
-.PHONY: help setup demo up down status test test-all lint lock bench clean fetch repro store compare \
+.PHONY: help setup demo up down status test test-slow test-all lint lock bench clean fetch repro store compare \
   champion image smoke smoke-image push newest $(BENCHES)
 
 help: ## say what each word does
@@ -45,9 +45,14 @@ status: setup ## say how each of them stands
 test: setup ## the fast tests: no network, no servers
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# One after the other: real servers want the machine for themselves.
-test-all: test ## all tests, with the real tools
-	@$(BIN)/python -m pytest -m slow
+# Two files at a time, on however many cores: what is slow is mostly the start of real tools.
+SLOW := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m
+
+test-slow: setup ## the real tools: servers, kills, browsers; without the tests of many minutes
+	@$(SLOW) "slow and not long"
+
+test-all: test ## every test there is
+	@$(SLOW) slow
 
 lint: setup ## style, types, import rules
 	@$(BIN)/ruff check .

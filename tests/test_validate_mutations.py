@@ -347,6 +347,7 @@ def test_stopped(row, hold, april):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("row", STOPPED, ids=lambda row: row.name)
 def test_stopped_by_the_whole_contract(row, hold, april):
     assert_stopped(row, hold(row.change(april)))

@@ -17,7 +17,7 @@ from tests.slow import airflow_stack
 from tests.slow.airflow_stack import Airflow
 from tests.slow.test_stack import have_postgres
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module", params=["embedded", "postgres"])

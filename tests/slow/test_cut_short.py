@@ -17,7 +17,7 @@ import pytest
 from tests.slow.test_loop import WEEKS, turn
 from tests.slow.test_never_lost import hashes, project, said
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = "candidates"
 """Between whose files test_never_lost.py kills: each of its steps is done again, or not at all."""
 PRELOADED = ["pipelines.loop", "pipelines.adapters.onnx", "mlflow", "sklearn.ensemble"]

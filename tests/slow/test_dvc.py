@@ -66,6 +66,7 @@ def test_repro_runs_what_depends_on_the_change_and_nothing_else(clone: Path, she
     assert changed.keys() == first.keys()
 
 
+@pytest.mark.long
 def test_the_same_commit_gives_the_same_bytes(clone: Path, shell):
     shell("dvc repro -q evaluate@flights")
     before = (clone / "dvc.lock").read_text()

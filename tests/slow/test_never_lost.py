@@ -114,6 +114,7 @@ def said(folder: Path) -> list[tuple]:
     return [(e["kind"], e.get("period"), e.get("version"), e.get("decision")) for e in entries]
 
 
+@pytest.mark.long
 def test_a_killed_tick_is_finished_by_the_same_command(folder, tmp_path):
     whole = project(tmp_path / "whole")
     for period in TICKS:

@@ -232,6 +232,7 @@ def full_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_push_that_fails_changes_nothing_and_the_next_retraining_succeeds(quick: Path):
     remote, head = quick.parent / "remote", git(quick, "rev-parse", "HEAD")
     remote.rmdir()
@@ -255,6 +256,7 @@ def test_a_push_that_fails_changes_nothing_and_the_next_retraining_succeeds(quic
     nothing_left(quick)
 
 
+@pytest.mark.long
 def test_a_base_that_moves_is_started_from_again_and_a_second_retraining_waits(
     base: Path, tmp_path: Path
 ):
@@ -288,6 +290,7 @@ def test_a_base_that_moves_is_started_from_again_and_a_second_retraining_waits(
     nothing_left(folder)
 
 
+@pytest.mark.long
 def test_a_base_that_never_rests_is_given_up(quick: Path):
     process = start(quick, *RETRAIN)
     ended = threading.Event()
@@ -310,6 +313,7 @@ def test_a_base_that_never_rests_is_given_up(quick: Path):
     nothing_happened(quick, git(quick, "rev-parse", "HEAD"))
 
 
+@pytest.mark.long
 def test_what_a_killed_retraining_left_is_cleared_away_by_the_next(base: Path, tmp_path: Path):
     folder = copied(base, tmp_path)
     head = git(folder, "rev-parse", "HEAD")

@@ -129,6 +129,7 @@ def test_a_planted_better_setting_is_found_and_written_back_and_nothing_else_cha
     assert float(of_best.data.params["boosting.learning_rate"]) == best["boosting.learning_rate"]
 
 
+@pytest.mark.long
 def test_when_nothing_is_better_it_says_so_and_writes_nothing(at: Paths):
     text = PARAMS.replace("choices: [3, 40]", "choices: [1, 3]").replace(
         "high: 0.3", "high: 0.0011"
@@ -150,6 +151,7 @@ def test_when_nothing_is_better_it_says_so_and_writes_nothing(at: Paths):
     assert "nothing better than the present settings was found" in said.stdout
 
 
+@pytest.mark.long
 def test_killed_and_run_again_it_goes_on_and_finds_what_it_would_have_found(
     at: Paths, tmp_path: Path
 ):
@@ -226,6 +228,7 @@ def tuned(at: Paths, nested: bool) -> stage.Outcome:
     return stage.run("orders", params.task(at.params, "orders"), at, workers=1, nested=nested)
 
 
+@pytest.mark.long
 def test_nested_is_judged_on_rows_that_chose_nothing(at: Paths, tmp_path: Path):
     """The rows of the last outer fold get other labels: what is chosen before them stays."""
     text = PARAMS.replace("trials: 6", "trials: 4\n      folds: 2\n      outer_folds: 2")
@@ -272,6 +275,7 @@ def database() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_a_study_in_postgresql_goes_on_from_there(
     at: Paths, database: str, monkeypatch: pytest.MonkeyPatch
 ):
