@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import artifact, store
-from pipelines.artifact import Artifact
+from pipelines import artifact
+from pipelines.artifact import Artifact, Examples
 from pipelines.contract import Column, Contract
 from pipelines.errors import ArtifactError
 
@@ -35,8 +35,9 @@ def verified(folder: Path, digest: str, contract: Contract) -> Artifact:
             f"the model's contract is not the service's: {foreign}. Go back with: "
             f"perennial rollback {task}, or train for this contract with: dvc repro evaluate@{task}"
         )
-    artifact.self_test(made)
-    _warm_up(made)
+    known = artifact.examples(made)  # read once: while it is loaded, the old version answers beside it
+    artifact.self_test(made, known)
+    _warm_up(made, known)
     return made
 
 
@@ -89,15 +90,14 @@ def _only_the_artifact(folder: Path) -> None:
         )
 
 
-def _warm_up(made: Artifact) -> None:
-    examples = store.frame(made.folder / "examples.parquet")
-    if examples.empty:
+def _warm_up(made: Artifact, known: Examples) -> None:
+    if not len(known.expected):
         raise ArtifactError(
             f"{made.folder} has no example to be tested on. Make it again with: dvc repro"
         )
     for rows in WARM_ROWS:
-        taken = np.resize(np.arange(len(examples)), rows)
-        answers = made.predict(examples.iloc[taken])
+        taken = np.resize(np.arange(len(known.expected)), rows)
+        answers = made.run({name: values[taken] for name, values in known.feeds.items()})
         if answers.shape != made.shape(rows) or not np.all((answers >= 0) & (answers <= 1)):
             raise ArtifactError(
                 f"{made.folder} answers {rows} of its examples with what are no {rows} "
