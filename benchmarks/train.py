@@ -34,8 +34,8 @@ from pipelines.models.picture import Cnn
 from pipelines.models.tables import table
 from pipelines.records import Rows
 
-ROUNDS = 5
-TABLE_ROWS, PICTURES = 60_000, 6_000
+ROUNDS = 11
+TABLE_ROWS, PICTURES = 60_000, 3_000
 CARDINALITIES = (5, 17, 4, 106, 16, 128, 8)
 NUMBERS = 15
 MACHINE = train_params.Machine(device="auto", precision="fp32", compile="never", checkpoint=0)

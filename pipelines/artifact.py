@@ -168,7 +168,9 @@ def raw_inputs(
                 assert column.mode is not None
                 feeds[name] = images.stack(values.tolist(), column.size, column.mode)
             elif contract.columns[name].type == "category":
-                feeds[name] = values.astype(object).where(values.notna(), "").to_numpy()
+                texts = values.to_numpy(dtype=object, copy=True)
+                texts[values.isna().to_numpy()] = ""
+                feeds[name] = texts
             else:
                 feeds[name] = values.to_numpy(dtype=np.float32, na_value=np.nan)
         except (ValueError, TypeError) as error:
@@ -229,15 +231,17 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(
             f"{folder} cannot be read: {error}. Make it again with: dvc repro"
         ) from error
-    session = open_graph(folder / "model.onnx", pictures=bool(contract.images))
+    fuse = bool(contract.images) or about.variant != ORIGINAL
+    session = open_graph(folder / "model.onnx", fuse=fuse)
     return Artifact(folder, about, contract, _md5(manifest), session)
 
 
-def open_graph(graph: Path | bytes, pictures: bool = True) -> onnxruntime.InferenceSession:
+def open_graph(graph: Path | bytes, fuse: bool = True) -> onnxruntime.InferenceSession:
     """One thread: several workers share the cores, and a spinning pool costs more than it gives.
 
-    pictures: also lay tensors out for convolutions. Of a table's graph that changes nothing and is
-    half the time of opening it, in which a service that swaps answers nobody (`make bench-swap`).
+    fuse: make one of neighbouring nodes, and lay tensors out for convolutions. A table's graph as it
+    was trained answers no sooner for it, and opens in half the time without, in which a service that
+    swaps answers nobody (`make bench-swap`).
     """
     import onnxruntime
 
@@ -245,8 +249,8 @@ def open_graph(graph: Path | bytes, pictures: bool = True) -> onnxruntime.Infere
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if not pictures:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if not fuse:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -280,10 +280,10 @@ def slow(monkeypatch: pytest.MonkeyPatch, folder: Path) -> threading.Event:
     """The model in this folder loads only when the event is set."""
     ready = threading.Event()
 
-    def load(at: Path, digest: str, contract: Any) -> Any:
+    def load(at: Path, *rest: Any) -> Any:
         if at == folder:
             assert ready.wait(30)
-        return verified(at, digest, contract)
+        return verified(at, *rest)
 
     monkeypatch.setattr(live, "verified", load)
     return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,17 @@ WARM_ROWS = (1, 64)
 """A graph's first call of a size is slow; these are a lone request and a busy moment."""
 
 
-def verified(folder: Path, digest: str, contract: Contract) -> Artifact:
+def verified(
+    folder: Path, digest: str, contract: Contract, pause: Callable[[], None] = lambda: None
+) -> Artifact:
     """The artifact in `folder`, loaded, self-tested and warm.
 
-    digest: of the artifact as registered; contract: the service's. Raises ArtifactError with the
-    first reason why it must not answer.
+    digest: of the artifact as registered; contract: the service's; pause: called between the parts,
+    for whoever answers requests beside it. Raises ArtifactError with the first reason why it must
+    not answer.
     """
     _only_the_artifact(folder)
+    pause()
     made = artifact.load(folder)
     if made.digest != digest:
         raise ArtifactError(
@@ -35,7 +40,9 @@ def verified(folder: Path, digest: str, contract: Contract) -> Artifact:
             f"the model's contract is not the service's: {foreign}. Go back with: "
             f"perennial rollback {task}, or train for this contract with: dvc repro evaluate@{task}"
         )
-    known = artifact.examples(made)  # read once: while it is loaded, the old version answers beside it
+    pause()
+    known = artifact.examples(made)  # read once: the old version answers beside this
+    pause()
     artifact.self_test(made, known)
     _warm_up(made, known)
     return made

@@ -29,7 +29,7 @@ from pipelines.wire.read import Wire
 log = logging.getLogger(__name__)
 
 CODE = Path(pipelines.__file__).parent.parent
-SWITCH = 0.0005
+SWITCH = 0.00005
 """Seconds for which a thread that loads a model may keep the interpreter from requests; Python's own
 5 ms are twice what an answer takes."""
 SLOW_BEAT = 2.0

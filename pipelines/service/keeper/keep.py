@@ -36,7 +36,7 @@ REGISTRY, MODEL, MODEL_VERSION = (
 ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """A registry that is away is asked again at the next look anyway; a long wait would hide a move."""
 
-TICK = 0.05
+TICK = 0.02
 """Seconds between two looks at `wake`, and at whether a try has ended."""
 PARENT_TICK = 0.5
 
