@@ -642,9 +642,30 @@ def test_however_slowly_folded_files_go_every_reader_finds_every_answer_once(
     assert answers.count(at) == len(given)
 
 
-def test_a_look_for_some_ids_holds_no_more_of_a_folded_day_than_a_row_group(at):
-    """Seen in a soak: workers that took labels grew by 150 MB each, once their day was folded."""
-    schema, rows, groups = table.schema(PUMPS), 2000, 160
+GROWTH = """
+import pathlib, sys
+import pyarrow.dataset, pyarrow.parquet
+from pipelines.paths import Paths
+from pipelines.served import answers
+from tests.fakes import PUMPS
+
+def kilobytes():
+    rolled = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in rolled if line.startswith("Pss:"))
+
+at, ids = Paths(pathlib.Path(sys.argv[1]), "pumps"), sys.argv[2:]
+answers.known(at, PUMPS, ["pumps-4-20240303-00000009-1"])  # whose day has nothing
+before = kilobytes()
+assert answers.known(at, PUMPS, ids) == set(ids)
+print(kilobytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc how large a process is")
+def test_a_look_for_some_ids_in_a_folded_day_leaves_a_worker_as_large_as_it_was(at):
+    """Seen in two soaks: workers that took labels grew by 150 MB each, once their day was folded, and
+    then still by 30. Here it is 3 MB; 22 to 39 when whole row groups are read by Arrow's threads."""
+    schema, rows, groups = table.schema(PUMPS), served.GROUP_ROWS, 5
     path = at.served_day("2024-03-04") / f"{served.FOLDED}00000000.parquet"
     path.parent.mkdir(parents=True)
     named = [f"pumps-4-20240304-{9:08x}-{i:x}" for i in range(rows * groups)]
@@ -656,14 +677,11 @@ def test_a_look_for_some_ids_holds_no_more_of_a_folded_day_than_a_row_group(at):
             }
             columns = [filled.get(f.name, pa.nulls(rows, f.type)) for f in schema]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
-        assert answers.known(at, PUMPS, named[::80_000]) == set(named[::80_000])
-    finally:
-        pa.set_memory_pool(before)
-    whole = parquet.read_table(path, columns=["id"], partitioning=None).nbytes
-    assert 0 < pool.max_memory() < whole / 8
+    grown = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(at.root), *named[::8000]],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(grown.stdout) < 12_000
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker):
