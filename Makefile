@@ -48,7 +48,7 @@ test: setup ## the fast tests: no network, no servers
 # Two files at a time, on however many cores: what is slow is mostly the start of real tools.
 SLOW := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m
 
-test-slow: setup ## the real tools: servers, kills, browsers; without the tests of many minutes
+test-slow: setup ## the real tools: servers, kills, browsers; without the tests of a minute and more
 	@$(SLOW) "slow and not long"
 
 test-all: test ## every test there is

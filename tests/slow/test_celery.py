@@ -26,6 +26,7 @@ from tests.slow.test_stack import Stack, have_postgres, made
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not have_postgres(), reason="needs PostgreSQL: apt-get install postgresql"),
     pytest.mark.skipif(
         shutil.which("redis-server") is None, reason="needs Redis: apt-get install redis-server"

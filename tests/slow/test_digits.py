@@ -19,7 +19,7 @@ from pipelines.project import Project, open_project
 from pipelines.served import answers
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 WEEKS = ("2024-W04", "2024-W05", "2024-W06")
 
 

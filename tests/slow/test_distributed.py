@@ -63,6 +63,7 @@ def test_two_processes_train_the_network_for_tables_as_one(tmp_path: Path) -> No
     assert first["best"] == pytest.approx(alone.best, rel=1e-3)
 
 
+@pytest.mark.long
 def test_killed_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """With dropout, so that each process's own random numbers must come back."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -11,7 +11,7 @@ import yaml
 
 from pipelines import artifact, flow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def ran(said: str) -> list[str]:
@@ -66,7 +66,6 @@ def test_repro_runs_what_depends_on_the_change_and_nothing_else(clone: Path, she
     assert changed.keys() == first.keys()
 
 
-@pytest.mark.long
 def test_the_same_commit_gives_the_same_bytes(clone: Path, shell):
     shell("dvc repro -q evaluate@flights")
     before = (clone / "dvc.lock").read_text()

@@ -12,7 +12,7 @@ import pytest
 from pipelines import store
 from tests.conftest import shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 REPOSITORY = Path(__file__).parent.parent.parent
 MARKS = r"<!-- own data: the test.*?-->(.*)<!-- own data: end -->"
 

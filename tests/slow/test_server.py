@@ -40,6 +40,7 @@ class DiesAt:
         return getattr(self.inner, name)
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_the_middle_promotes_nothing_and_is_picked_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
