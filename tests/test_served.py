@@ -642,6 +642,30 @@ def test_however_slowly_folded_files_go_every_reader_finds_every_answer_once(
     assert answers.count(at) == len(given)
 
 
+def test_a_look_for_some_ids_holds_no_more_of_a_folded_day_than_a_row_group(at):
+    """Seen in a soak: workers that took labels grew by 150 MB each, once their day was folded."""
+    schema, rows, groups = table.schema(PUMPS), 2000, 160
+    path = at.served_day("2024-03-04") / f"{served.FOLDED}00000000.parquet"
+    path.parent.mkdir(parents=True)
+    named = [f"pumps-4-20240304-{9:08x}-{i:x}" for i in range(rows * groups)]
+    with parquet.ParquetWriter(path, schema.with_metadata({served.PARTS: b"[]"})) as writer:
+        for first in range(0, rows * groups, rows):
+            filled = {
+                "id": pa.array(named[first : first + rows]),
+                "route": pa.array(["champion"] * rows),
+            }
+            columns = [filled.get(f.name, pa.nulls(rows, f.type)) for f in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert answers.known(at, PUMPS, named[::80_000]) == set(named[::80_000])
+    finally:
+        pa.set_memory_pool(before)
+    whole = parquet.read_table(path, columns=["id"], partitioning=None).nbytes
+    assert 0 < pool.max_memory() < whole / 8
+
+
 GROWTH = """
 import pathlib, sys
 import pyarrow.dataset, pyarrow.parquet
