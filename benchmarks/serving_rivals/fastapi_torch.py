@@ -39,11 +39,13 @@ def app() -> FastAPI:
 
 
 def restored(graph: Path, encoder: Encoder) -> Network:
-    weights = {
-        tensor.name.removeprefix(PREFIX): torch.tensor(onnx.numpy_helper.to_array(tensor))
-        for tensor in onnx.load(graph).graph.initializer
-        if tensor.name.startswith(PREFIX)
-    }
+    made = onnx.load(graph).graph
+    tensors = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in made.initializer}
+    weights = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
+    # The first layer is two products in the graph, (H, F) of a Gemm and (P * Q, H) of a MatMul.
+    (rest,) = (n.input[1] for n in made.node if f"{PREFIX}trunk.0.bias" in n.input)
+    (ramps,) = (n.input[1] for n in made.node if n.op_type == "MatMul" and n.input[1] in tensors)
+    weights["trunk.0.weight"] = torch.cat([tensors[ramps].T, tensors[rest]], dim=1)
     numbers, bins = weights["left_PQ"].shape
     layers = [name for name in weights if name.startswith("trunk.") and name.endswith(".weight")]
     network = Network(
