@@ -19,8 +19,8 @@ import torch
 from pipelines import contract as contracts
 from pipelines import metrics, params, periods
 from pipelines.adapters import expectations, onnx
-from pipelines.artifact import open_graph, raw_inputs
 from pipelines.encoder import fit_encoder
+from pipelines.graph import open_graph, raw_inputs
 from pipelines.models import fit
 from pipelines.slices import slices_of
 from pipelines.sources.flights import Flights

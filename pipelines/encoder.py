@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.artifact import raw_inputs
 from pipelines.contract import Contract
+from pipelines.graph import raw_inputs
 from pipelines.records import Record
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipelines import metrics, store
-from pipelines.artifact import Artifact, load, readable
+from pipelines.artifact import Artifact, load
 from pipelines.contract import Contract
 from pipelines.errors import MissingInput
+from pipelines.graph import readable
 from pipelines.loop import Tick, ticks
 from pipelines.project import Project
 from pipelines.records import Record

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import artifact
+from pipelines import graph
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.params import Task
@@ -23,7 +23,7 @@ TIMED_ANSWERS = 50
 
 def named(rows: pd.DataFrame, contract: Contract) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key, time and label (N,) of each row."""
-    time = artifact.raw_inputs(rows, contract, [contract.time])[contract.time]
+    time = graph.raw_inputs(rows, contract, [contract.time])[contract.time]
     return row_keys(rows, contract), time, _labels(rows, contract)
 
 

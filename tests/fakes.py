@@ -17,6 +17,7 @@ from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Verify
 from pipelines.artifact import About, Artifact
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError, RegistryError, UnknownId
+from pipelines.graph import open_graph, raw_inputs
 from pipelines.records import DataHash
 
 
@@ -186,8 +187,8 @@ def pump_model(
 ) -> Artifact:
     """A real artifact of that graph. Its examples are rows it answers with a probability."""
     rows = pumps(40, "2024-01-01", seed=9)
-    session = artifact.open_graph(graph)
-    feeds = artifact.raw_inputs(rows, PUMPS, [i.name for i in session.get_inputs()])
+    session = open_graph(graph)
+    feeds = raw_inputs(rows, PUMPS, [i.name for i in session.get_inputs()])
     answers = session.run(["probability"], feeds)[0]
     examples = rows.assign(expected_probability=answers)[np.isfinite(answers)]
     folder.mkdir(parents=True)

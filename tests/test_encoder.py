@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit
 
-from pipelines import artifact, contract
+from pipelines import contract
 from pipelines.adapters.onnx import check_parity, raw_to_probability
 from pipelines.encoder import Encoder, fit_encoder, hour_of_day, weekday
 from pipelines.errors import ArtifactError, ParamsError
+from pipelines.graph import raw_inputs
 from pipelines.params import Window
 from pipelines.tasks.split import split
 from tests.conftest import shop
@@ -83,12 +84,12 @@ def test_the_graph_encodes_as_the_arrays_were(rows):
     """Unknown and missing categories, missing numbers and any moment included."""
     table = pd.DataFrame(rows, columns=["ordered_at", "country", "price", "weight"])
     table["ordered_at"] = table["ordered_at"].astype("datetime64[s]")
-    feeds = artifact.raw_inputs(table, KNOWN, KNOWN.inputs)
+    feeds = raw_inputs(table, KNOWN, KNOWN.inputs)
     assert check_parity(GRAPH, feeds, by_hand(MODEL, ENCODER, table)) <= 1e-5
 
 
 def test_a_graph_that_answers_otherwise_is_refused():
-    feeds = artifact.raw_inputs(TABLE, KNOWN, KNOWN.inputs)
+    feeds = raw_inputs(TABLE, KNOWN, KNOWN.inputs)
     expected = by_hand(MODEL, ENCODER, TABLE)
     with pytest.raises(ArtifactError, match="allowed: 1e-05"):
         check_parity(GRAPH, feeds, expected + 1e-3)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import gate, measures, metrics
-from pipelines.gate import Expected, judge, rows_digest
+from pipelines.gate import judge
 from pipelines.params import Gate
 from pipelines.records import Scores, Verdict
+from pipelines.structure import Expected, rows_digest
 
 SETTINGS = Gate(min_rows=200, min_class_rows=30, bootstrap=60, slice_drop=0.1)
 ROWS = 600

@@ -11,9 +11,10 @@ import pytest
 
 from pipelines import contract as contracts
 from pipelines.drift import performance
-from pipelines.gate import Expected, judge, rows_digest
+from pipelines.gate import judge
 from pipelines.params import Gate, Monitor
 from pipelines.records import Scores, Verdict
+from pipelines.structure import Expected, rows_digest
 from tests.conftest import REPOSITORY
 
 ROWS, CLASSES = 900, 3

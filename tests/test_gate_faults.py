@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines import artifact as artifacts
-from pipelines import gate, ledger, measures, metrics, rivals, store
+from pipelines import graph, ledger, measures, metrics, rivals, store, structure
 from pipelines.adapters.registry import CHAMPION
 from pipelines.artifact import Artifact
 from pipelines.errors import RegistryError
@@ -34,7 +34,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 COLLABORATORS: dict[str, tuple[Any, str]] = {
     "artifact.load": (artifacts, "load"),
     "artifact.self_test": (artifacts, "self_test"),
-    "artifact.raw_inputs": (artifacts, "raw_inputs"),
+    "graph.raw_inputs": (graph, "raw_inputs"),
     "Artifact.predict": (Artifact, "predict"),
     "registry.register": (MemoryRegistry, "register"),
     "registry.alias": (MemoryRegistry, "alias"),
@@ -51,7 +51,7 @@ COLLABORATORS: dict[str, tuple[Any, str]] = {
     "rivals.row_keys": (rivals, "row_keys"),
     "rivals.latency_ms": (rivals, "latency_ms"),
     "gate.judge": (stage, "judge"),
-    "gate._structure": (gate, "_structure"),
+    "structure.look": (structure, "look"),
     "measures.take": (measures, "take"),
     "metrics.auc": (metrics, "auc"),
     "metrics.auc_difference": (metrics, "auc_difference"),

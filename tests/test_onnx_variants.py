@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines import artifact
 from pipelines.adapters import onnx_int8, onnx_layers, onnx_variants
-from pipelines.artifact import PARITY, open_graph
+from pipelines.artifact import PARITY
+from pipelines.graph import open_graph, raw_inputs
 from tests.variant_world import CASES, KNOWN, LOOSE, NAMES, Case, case_of, made, run
 
 
@@ -141,7 +141,7 @@ def test_the_encoder_computes_as_before_to_the_bit(opened, rows):
     """Dates of the next century, categories never seen and gaps included."""
     table = pd.DataFrame(rows, columns=["ordered_at", "country", "price", "weight"])
     table["ordered_at"] = table["ordered_at"].astype("datetime64[s]")
-    feeds = artifact.raw_inputs(table, KNOWN, KNOWN.inputs)
+    feeds = raw_inputs(table, KNOWN, KNOWN.inputs)
     expected = opened["fp32"].run(["numbers", "codes"], feeds)
     for name in NAMES:
         found = opened[name].run(["numbers", "codes", "probability"], feeds)

@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from pipelines import artifact, contract, labelled, served, store
+from pipelines import contract, labelled, served, store
 from pipelines.errors import PipelineError
+from pipelines.graph import raw_inputs
 from pipelines.paths import Paths
 from pipelines.served import answers, bodies, hidden, table
 from pipelines.served.answers import Wanted
@@ -87,8 +88,8 @@ def test_the_inputs_read_back_give_the_model_the_same_numbers(at, worker, tmp_pa
     rows = pumps(30).assign(heat=np.where(np.arange(30) % 3, 1 / 3, np.nan))
     given = worker.answer(rows)
     found = answers.read(at, PUMPS, Wanted()).set_index("id").loc[given]
-    wanted = artifact.raw_inputs(rows, PUMPS, PUMPS.inputs)
-    read = artifact.raw_inputs(found, PUMPS, PUMPS.inputs)
+    wanted = raw_inputs(rows, PUMPS, PUMPS.inputs)
+    read = raw_inputs(found, PUMPS, PUMPS.inputs)
     for name, values in wanted.items():
         np.testing.assert_array_equal(values, read[name])
 

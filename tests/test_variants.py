@@ -17,6 +17,7 @@ from pipelines import artifact, variants
 from pipelines.adapters import onnx_int8, onnx_layers, onnx_variants
 from pipelines.adapters.onnx import raw_to_probability
 from pipelines.artifact import PARITY
+from pipelines.graph import raw_inputs
 from pipelines.models import estimators
 from pipelines.variant_params import Variants
 from pipelines.variants import Measured, Seen
@@ -129,7 +130,7 @@ def test_trees_have_nothing_to_make_smaller_and_say_so(family):
     with threadpoolctl.threadpool_limits(1):
         model = estimators.fit(family, rows, rows, encoder.cardinalities, TRAIN, 7, lambda *_: None)
     graph = raw_to_probability(encoder, model.to_onnx())
-    feeds = artifact.raw_inputs(TABLE, KNOWN, KNOWN.inputs)
+    feeds = raw_inputs(TABLE, KNOWN, KNOWN.inputs)
     chosen = onnx_variants.choose(graph, feeds, feeds, rows.label, LOOSE)
     assert chosen.name == "fp32"
     assert chosen.graph == graph

@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from pipelines import artifact, slices
 from pipelines import contract as contracts
+from pipelines import slices
 from pipelines.contract import Contract
+from pipelines.graph import raw_inputs
 from pipelines.served import bodies, hidden
 from pipelines.served.bodies import Asked
 from pipelines.wire import explain
@@ -105,7 +106,7 @@ def test_the_inputs_are_those_that_the_artifact_makes_of_the_same_rows(made):
     wire = Wire(contract, 10)
     asked = wire.rows(world.as_json(rows))
     frame = world.as_frame(contract, rows)
-    assert_same(wire.feeds(asked), artifact.raw_inputs(frame, contract, contract.inputs))
+    assert_same(wire.feeds(asked), raw_inputs(frame, contract, contract.inputs))
 
 
 def assert_same(feeds: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:

@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from pipelines import artifact, contract
+from pipelines import contract
 from pipelines.adapters import onnx_variants
 from pipelines.adapters.onnx import raw_to_probability
-from pipelines.artifact import open_graph
 from pipelines.encoder import fit_encoder
+from pipelines.graph import open_graph, raw_inputs
 from pipelines.models import fit
 from pipelines.records import Rows
 from pipelines.variant_params import Variants
@@ -65,7 +65,7 @@ def table() -> Case:
     wide = SimpleNamespace(**(vars(NETWORK) | {"width": 128}))
     model = fit.fit(rows, rows, encoder.cardinalities, wide, 7, lambda *_: None)
     graph = raw_to_probability(encoder, model.to_onnx())
-    return Case(graph, artifact.raw_inputs(TABLE, KNOWN, KNOWN.inputs), rows.label)
+    return Case(graph, raw_inputs(TABLE, KNOWN, KNOWN.inputs), rows.label)
 
 
 class Small(nn.Module):

@@ -18,6 +18,7 @@ from benchmarks.serving_rivals.servers import Server, World
 SINGLE = {1: 3, 8: 3, 64: 5}
 """Rounds by connections, one row in each request."""
 BULK_CONNECTIONS, BULK_ROUNDS = 4, 3
+SHARED_ROUNDS = 5
 SECONDS = 2
 """Length of a round."""
 AGREE = 1e-5
@@ -68,16 +69,19 @@ def measure(
 
 def shares(
     world: World, server: Server, one: Rows, connections: tuple[int, ...]
-) -> dict[int, dict[str, int]]:
-    """Answers by worker for each number of clients; not pinned, so that workers can run at once."""
+) -> dict[int, list[dict[str, int]]]:
+    """Answers by worker in each round, for each number of clients; not pinned, so that workers can
+    run at once."""
     question = next(iter(server.single.values()))
     with started("workers", server, world.home, []) as up:
         up.until_ready(question)
         shot = _turns(world, up, server.single, one)[0].shot
-        return {
-            c: load.fire(shot, up.process.pid, c, SECONDS, prefix=[], count_workers=True).by_worker
-            for c in connections
-        }
+
+        def fire(clients: int) -> dict[str, int]:
+            pid = up.process.pid
+            return load.fire(shot, pid, clients, SECONDS, prefix=[], count_workers=True).by_worker
+
+        return {c: [fire(c) for _ in range(SHARED_ROUNDS)] for c in connections}
 
 
 def _settle(up: list[Running]) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from pipelines.artifact import PARITY, PICTURES, open_graph
+from pipelines.artifact import PARITY, PICTURES
 from pipelines.encoder import DAY, WEEKDAYS, Encoder
 from pipelines.errors import ArtifactError
+from pipelines.graph import open_graph
 
 ML = "ai.onnx.ml"
 

@@ -20,7 +20,8 @@ from onnx import helper, numpy_helper
 
 from pipelines import variants
 from pipelines.adapters import onnx_int8, onnx_layers
-from pipelines.artifact import PARITY, PICTURES, open_graph
+from pipelines.artifact import PARITY, PICTURES
+from pipelines.graph import open_graph
 from pipelines.variant_params import Variants
 from pipelines.variants import BATCH, Measured, Seen
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from pipelines import store
 from pipelines.wire import problem
-from pipelines.wire.schema import Field, Shape
+from pipelines.wire.field import Field
+from pipelines.wire.schema import Shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

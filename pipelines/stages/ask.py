@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines import store
-from pipelines.artifact import readable
 from pipelines.contract import Contract
+from pipelines.graph import readable
 from pipelines.paths import Paths
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from pipelines import labelled as labels
 from pipelines import periods, store
-from pipelines.artifact import Artifact, readable
+from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.drift import performance, profile, shift
 from pipelines.drift.profile import Profile
 from pipelines.drift.shift import Joint
+from pipelines.graph import readable
 from pipelines.params import Monitor, Task
 from pipelines.paths import Paths
 from pipelines.records import Alarm, ColumnDrift, Performance

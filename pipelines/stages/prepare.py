@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines import store
-from pipelines.artifact import readable
 from pipelines.contract import Contract
 from pipelines.drift import profile
 from pipelines.encoder import hour_of_day
+from pipelines.graph import readable
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared

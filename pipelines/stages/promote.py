@@ -15,11 +15,12 @@ from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Verify
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.errors import MissingInput, PipelineError, RegistryError
-from pipelines.gate import Expected, held, judge, rows_digest
+from pipelines.gate import held, judge
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Verdict
 from pipelines.served import live
+from pipelines.structure import Expected, rows_digest
 
 if TYPE_CHECKING:
     from pipelines.adapters.registry import Registry

@@ -7,8 +7,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines import metrics, store
-from pipelines.artifact import Artifact, readable
+from pipelines.artifact import Artifact
 from pipelines.contract import Contract
+from pipelines.graph import readable
 from pipelines.paths import Paths
 from pipelines.served import bodies
 from pipelines.slices import row_keys

@@ -16,6 +16,7 @@ import numpy as np
 from pipelines import artifact, metrics, store
 from pipelines.contract import Contract
 from pipelines.drift import profile
+from pipelines.graph import raw_inputs
 from pipelines.models.progress import OnStep, Progress
 from pipelines.models.world import world
 from pipelines.params import Task
@@ -59,7 +60,7 @@ def run(
             model = kind.fit(name, task, train, validation, encoder, report, at.training, on_step)
         graph = kind.graph(model, contract, encoder)
         expected = kind.answers(model, kind.encode(test, contract, encoder))
-        feeds = artifact.raw_inputs(test, contract, contract.inputs)
+        feeds = raw_inputs(test, contract, contract.inputs)
         worst = onnx.check_parity(graph, feeds, expected)
         chosen = onnx_variants.choose(
             graph, kind.calibration(at, train, contract), feeds,

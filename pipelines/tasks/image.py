@@ -13,11 +13,12 @@ import numpy as np
 
 from pipelines import images
 from pipelines.adapters import onnx
-from pipelines.artifact import Artifact, raw_inputs
+from pipelines.artifact import Artifact
 from pipelines.contract import Column, Contract
 from pipelines.drift import profile
 from pipelines.drift.profile import Profile, Watched
 from pipelines.errors import ArtifactError, ParamsError
+from pipelines.graph import raw_inputs
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Pictures, Record

@@ -11,11 +11,12 @@ import numpy as np
 from pipelines import encoder as encoders
 from pipelines import store
 from pipelines.adapters import onnx
-from pipelines.artifact import Artifact, raw_inputs
+from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.drift.profile import Watched
 from pipelines.encoder import Encoder
 from pipelines.errors import ArtifactError, ParamsError
+from pipelines.graph import raw_inputs
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.records import Rows

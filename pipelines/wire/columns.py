@@ -12,7 +12,8 @@ import numpy as np
 
 from pipelines import images
 from pipelines.wire import problem
-from pipelines.wire.schema import FIRST, LAST, TEXT, Field, Shape
+from pipelines.wire.field import FIRST, LAST, TEXT, Field
+from pipelines.wire.schema import Shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

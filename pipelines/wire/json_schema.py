@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.contract import Contract
-from pipelines.wire.schema import FIRST, LAST, TEXT, Field, fields_of
+from pipelines.wire.field import FIRST, LAST, TEXT, Field
+from pipelines.wire.schema import fields_of
 
 
 def row_schema(contract: Contract) -> dict[str, Any]:

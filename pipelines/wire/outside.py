@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.contract import Column, Contract
-from pipelines.wire.schema import FLOAT32, Field
+from pipelines.wire.field import FLOAT32, Field
 
 Feeds = Mapping[str, np.ndarray]
 Rule = Callable[[Feeds], Any]

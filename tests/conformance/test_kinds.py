@@ -18,6 +18,7 @@ from pipelines.artifact import About, Artifact
 from pipelines.contract import Contract
 from pipelines.drift import profile
 from pipelines.errors import ParamsError
+from pipelines.graph import raw_inputs
 from pipelines.params import Task
 from pipelines.sources.digits import Digits
 from pipelines.tasks.base import KINDS, Kind
@@ -180,7 +181,7 @@ def test_something_was_learned_from_the_rows(world: World):
 
 
 def test_the_graph_answers_as_the_model_in_memory_from_raw_columns(world: World):
-    feeds = artifact.raw_inputs(world.table, world.contract, world.contract.inputs)
+    feeds = raw_inputs(world.table, world.contract, world.contract.inputs)
     rows = world.kind.encode(world.table, world.contract, world.encoder)
     assert onnx.check_parity(world.graph, feeds, world.kind.answers(world.fitted, rows)) <= 1e-5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.asking import Questions
-from pipelines import artifact
+from pipelines.graph import open_graph, raw_inputs
 from tests.fakes import PUMPS, pump_graph, pumps
 from tests.served_world import json_body
 
@@ -20,7 +20,7 @@ def questions(graphs: dict[str, bytes]) -> Questions:
     rows = pumps(ROWS, seed=3)
     right = {}
     for version, made in graphs.items():
-        session = artifact.open_graph(made)
-        feeds = artifact.raw_inputs(rows, PUMPS, [i.name for i in session.get_inputs()])
+        session = open_graph(made)
+        feeds = raw_inputs(rows, PUMPS, [i.name for i in session.get_inputs()])
         right[version] = session.run(["probability"], feeds)[0].tolist()
     return Questions([json_body(rows.iloc[[i]]) for i in range(ROWS)], right)

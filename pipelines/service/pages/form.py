@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.wire.schema import EXACT, FLOAT32, INT64, Field
+from pipelines.wire.field import EXACT, FLOAT32, INT64, Field
 
 EDGES = frozenset({-FLOAT32, FLOAT32, *INT64, -EXACT, EXACT})
 """Limits that are the number formats' own: to a person they are none."""
