@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -303,6 +304,31 @@ def test_a_champion_does_not_wait_for_a_challenger_that_is_slow(
         await until(lambda: worker.answers == ("2", None))
         ready.set()
         await until(lambda: worker.answers == ("2", "3"))
+
+    following(worker, then=moves)
+
+
+def test_threads_take_turns_sooner_for_as_long_as_any_version_loads_and_no_longer(
+    at: Paths, models: dict[str, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Kept, the short turns cost the service an eighth of its answers."""
+    say(at, models["1"])
+    worker, usual = Worker(at), sys.getswitchinterval()
+    ready = slow(monkeypatch, models["3"].folder)
+
+    def often() -> bool:
+        return sys.getswitchinterval() < usual / 50
+
+    async def moves() -> None:
+        assert not often()
+        say(at, models["1"], models["3"])
+        await until(often)
+        say(at, spoiled(models, tmp_path, "model.onnx"), models["3"])
+        await until(lambda: worker.told)
+        assert often()  # the challenger is not there yet
+        ready.set()
+        await until(lambda: worker.answers == ("1", "3"))
+        assert not often()
 
     following(worker, then=moves)
 

@@ -15,7 +15,7 @@ from benchmarks.serving_rivals.bodies import JSON, Question, Rows
 from benchmarks.serving_rivals.running import Running, started
 from benchmarks.serving_rivals.servers import Server, World
 
-SINGLE = {1: 3, 8: 3, 64: 5}
+SINGLE = {1: 3, 8: 3, 64: 9}
 """Rounds by connections, one row in each request."""
 BULK_CONNECTIONS, BULK_ROUNDS = 4, 3
 SHARED_ROUNDS = 5

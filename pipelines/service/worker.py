@@ -29,9 +29,6 @@ from pipelines.wire.read import Wire
 log = logging.getLogger(__name__)
 
 CODE = Path(pipelines.__file__).parent.parent
-SWITCH = 0.00005
-"""Seconds for which a thread that loads a model may keep the interpreter from requests; Python's own
-5 ms are twice what an answer takes."""
 SLOW_BEAT = 2.0
 """Seconds between two looks at the keeper and at what changes rarely."""
 
@@ -58,7 +55,6 @@ class Worker:
 
     async def start(self) -> None:
         self._guard_keeper()
-        sys.setswitchinterval(SWITCH)
         self._follows = asyncio.create_task(self.live.follow(), name="follow")
         self._beats = asyncio.create_task(self._beat(), name="beat")
         settle_garbage()
