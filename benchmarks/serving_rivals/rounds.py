@@ -15,12 +15,16 @@ from benchmarks.serving_rivals.bodies import JSON, Question, Rows
 from benchmarks.serving_rivals.running import Running, started
 from benchmarks.serving_rivals.servers import Server, World
 
-SINGLE = {1: 3, 8: 3, 64: 9}
+SINGLE = {1: 3, 8: 3, 64: 5}
 """Rounds by connections, one row in each request."""
 BULK_CONNECTIONS, BULK_ROUNDS = 4, 3
 SHARED_ROUNDS = 5
 SECONDS = 2
 """Length of a round."""
+CLOSE = ("bare ASGI, batching", "Perennial", "Perennial, no log")
+CLOSE_ROUNDS, CLOSE_SECONDS = 30, 1
+"""Servers that differ by less than a machine does from second to second, where it has neighbours: many
+short rounds at the most connections, one server right after the other."""
 AGREE = 1e-5
 """Largest difference from the model's own answers that a server may give."""
 SETTLED, PATIENCE = 0.1, 60
@@ -58,6 +62,12 @@ def measure(
         bulk = [turn for s in up for turn in _turns(world, s, s.server.bulk, many)]
         measured: Measured = {}
         _in_turns(single, 1, 1)  # warm
+        close = [
+            replace(turn, label=f"{turn.label}, close", connections=max(SINGLE))
+            for turn in single
+            if turn.label in CLOSE
+        ]
+        measured |= _in_turns(close, CLOSE_ROUNDS, CLOSE_SECONDS)
         for connections, rounds in SINGLE.items():
             asked = [replace(turn, connections=connections) for turn in single]
             measured |= _in_turns(asked, rounds, SECONDS)
