@@ -5,7 +5,7 @@ and so is the epoch that a run keeps. The 10,000 test pictures are answered once
 weights it kept. Needs the four IDX files as distributed, in ../shared/data/fashion_mnist or in the
 folder that FASHION_MNIST names. One run alone:
 
-    python -m benchmarks.fashion --network resnet --seeds 1 --epochs 12
+    python -m benchmarks.fashion --network resnet --seeds 0 --epochs 12
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def settings(network: str, seed: int, threads: int, epochs: int) -> train_params
 def main() -> None:
     told = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     told.add_argument("--network", choices=tuple(AIMS), action="append", help="both by default")
-    told.add_argument("--seeds", type=int, default=5)
+    told.add_argument("--seeds", type=int, nargs="+", default=range(5))
     told.add_argument("--epochs", type=int, default=16)
     told.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = told.parse_args()
@@ -65,8 +65,8 @@ def main() -> None:
     detail: dict[str, Any] = {"on": where()}
     figures = []
     for network in asked.network or AIMS:
-        chosen = [settings(network, n, asked.threads, asked.epochs) for n in range(asked.seeds)]
-        runs = [one(seed, folder) for seed in chosen]
+        chosen = [settings(network, seed, asked.threads, asked.epochs) for seed in asked.seeds]
+        runs = [one(each, folder) for each in chosen]
         test = np.array([run["test_accuracy"] for run in runs])
         mean, spread = float(test.mean()), float(test.std(ddof=1)) if len(test) > 1 else 0.0
         of = chosen[0].model_dump(include={network, "augment", "threads", "precision"})
