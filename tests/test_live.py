@@ -311,7 +311,7 @@ def test_a_champion_does_not_wait_for_a_challenger_that_is_slow(
 def test_threads_take_turns_sooner_for_as_long_as_any_version_loads_and_no_longer(
     at: Paths, models: dict[str, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Kept, the short turns cost the service an eighth of its answers."""
+    """Kept for good, the short turns cost each request 15 % of processor time."""
     say(at, models["1"])
     worker, usual = Worker(at), sys.getswitchinterval()
     ready = slow(monkeypatch, models["3"].folder)

@@ -33,8 +33,8 @@ PAUSE_SECONDS = 0.03
 are answered: for a tenth of a second half of them took twice as long."""
 SWITCH_SECONDS = (sys.getswitchinterval(), 0.00005)
 """For which a thread may keep the interpreter from those who answer: else, and while one loads. Python's
-own 5 ms are twice what an answer takes; the shorter one, kept, costs an eighth of the answers, as the
-thread that writes the log asks for the interpreter too (`make bench-serving`)."""
+own 5 ms are twice what an answer takes; the shorter time, kept for good, costs each request 15 % of
+processor time, as the thread that writes the log asks for the interpreter too (docs/log.md)."""
 
 
 class Live:
