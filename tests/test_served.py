@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from pipelines import contract, labelled, served, store
 from pipelines.errors import PipelineError
 from pipelines.graph import raw_inputs
+from pipelines.journal import Asked
 from pipelines.paths import Paths
 from pipelines.served import answers, bodies, hidden, table
 from pipelines.served.answers import Wanted
@@ -159,7 +161,7 @@ def test_no_value_keeps_an_answer_from_being_read(rows):
         body = msgspec.json.encode({"rows": rows})
     except (UnicodeEncodeError, msgspec.MsgspecError):
         return
-    read = bodies.read([bodies.Asked("json", body, len(rows))], PUMPS, hashed=True)
+    read = bodies.read([Asked("json", body, len(rows))], PUMPS, hashed=True)
     assert read.num_rows == len(rows)
     assert read.schema == bodies.schema(PUMPS, hashed=True)
     assert len(hidden.row_names(read, PUMPS)) == len(rows)
@@ -227,6 +229,75 @@ def test_a_personal_number_has_one_hash_whether_or_not_another_row_lacks_it(at, 
     beside = worker.answer(rows, body=json.dumps(body).encode())
     found = answers.read(at, PERSONAL, Wanted()).set_index("id")["pump"]
     assert found[alone[0]] == found[beside[0]] != found[beside[1]]
+
+
+@pytest.mark.parametrize("midnight", [True, False])
+def test_a_time_has_one_hash_whatever_stands_beside_it(midnight):
+    """Pandas writes a column of dates without the time of day, and with it once one row has some."""
+    born = pd.Series(pd.to_datetime(["1990-01-01 00:00:00", "1990-01-01 05:15:00", None]))
+    alone = [hidden.hashed(born.iloc[[i]])[0] for i in range(3)]
+    chosen = [0, 0] if midnight else [0, 1, 2, 0]
+    beside = hidden.hashed(born.iloc[chosen])
+    assert beside.tolist() == [alone[i] for i in chosen]
+    assert len(set(alone)) == 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from(sorted(BODIES))), min_size=1, max_size=6)
+)
+def test_requests_hashed_together_are_hashed_as_each_alone(requests):
+    hide, rows = (
+        hidden.hider(PERSONAL),
+        pumps(24).assign(site=[f"{i} Rue de la Paix" for i in range(24)]),
+    )
+    assert hide is not None
+    several, first = [], 0
+    for count, media in requests:
+        body = BODIES[media](rows.iloc[first : first + count], PERSONAL)
+        several.append(Asked(media, body, count))
+        first += count
+    together = hide(several)
+    for asked, one in zip(several, together, strict=True):
+        (alone,) = hide([asked])
+        assert (one.media, one.keys) == (alone.media, alone.keys)
+        assert (
+            pa.ipc.open_stream(one.body)
+            .read_all()
+            .equals(pa.ipc.open_stream(alone.body).read_all())
+        )
+
+
+def test_what_a_full_disk_refused_is_hashed_when_it_is_written(at, tmp_path, monkeypatch):
+    worker = Worker(tmp_path, PERSONAL)
+    write, full = os.write, [True]
+    monkeypatch.setattr(os, "write", lambda fd, data: _refuse() if full[0] else write(fd, data))
+    first = worker.answer(pumps(3).assign(site="Rue de la Paix"))
+    assert worker.journal.pending_bytes > 0
+    full[0] = False
+    second = worker.answer(pumps(2).assign(site="Rue de la Paix"), media="arrow")
+    assert worker.journal.pending_bytes == worker.journal.lost == 0
+    assert b"Rue de la Paix" not in b"".join(p.read_bytes() for p in at.journals.iterdir())
+    assert answers.read(at, PERSONAL, Wanted())["id"].tolist() == [*first, *second]
+
+
+def _refuse() -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_defect_of_the_hashing_logs_nothing_and_is_counted_and_told(at, tmp_path, monkeypatch):
+    worker = Worker(tmp_path, PERSONAL)
+    monkeypatch.setattr(hidden, "hashed", lambda values: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        worker.answer(pumps(3).assign(site="Rue de la Paix"))
+    assert (worker.journal.lost, worker.journal.pending_bytes) == (3, 0)
+    assert not b"".join(p.read_bytes() for p in at.journals.iterdir())
+    monkeypatch.undo()
+    assert (
+        ids(at)
+        == []
+        != worker.answer(pumps(1))
+        == answers.read(at, PERSONAL, Wanted())["id"].tolist()
+    )
 
 
 # Compaction -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from msgspec.structs import astuple
 
 from pipelines import store
 from pipelines.contract import Contract
+from pipelines.journal import Asked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,12 +40,6 @@ OWN = (
     "row",
 )
 """The answer's own columns, in the log's order."""
-
-
-class Asked(NamedTuple):
-    media: str
-    body: bytes
-    rows: int
 
 
 Cells = tuple[Any, ...]

@@ -17,6 +17,7 @@ from pipelines import store
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
+from pipelines.journal import Asked
 from pipelines.journal.frames import Frame, day_of, id_prefix
 from pipelines.paths import Paths
 from pipelines.records import Record
@@ -76,7 +77,7 @@ def answer(
             )
         body, media, keys = stream(part), "arrow", None
         if (hide := hider(contract)) is not None:
-            body, media, keys = hide(body, media, part.num_rows)
+            ((body, media, keys),) = hide([Asked(media, body, part.num_rows)])
         frame = Frame(
             first=first, rows=part.num_rows, version=claim.version, route=ROUTE, at=claim.at,
             latency=latency, threshold=model.about.threshold, media=media, keys=keys,

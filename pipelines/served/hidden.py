@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.contract import Contract
-from pipelines.journal import Hidden
+from pipelines.journal import Asked, Hidden, Hide
 from pipelines.served import bodies
 from pipelines.slices import row_keys
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 
@@ -32,27 +33,45 @@ def row_names(asked: pa.Table, contract: Contract) -> list[str]:
     return list(found)
 
 
-def hider(contract: Contract) -> Callable[[bytes, str, int], Hidden] | None:
-    """Hashes a body's personal columns as a scored batch's are; None where the contract has none."""
+def hashed(values: pd.Series) -> np.ndarray:
+    """(N,) uint64: each value's hash, whatever stands beside it."""
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        # All together, pandas leaves out the time of day where each of them is midnight.
+        found, unique = pd.factorize(values, use_na_sentinel=False)
+        told = [pd.Series([one], dtype=values.dtype).astype(str).iloc[0] for one in unique]
+        text = np.array(told, dtype=object)[found] if told else np.empty(0, dtype=object)
+    else:
+        text = values.astype(str).to_numpy()
+    return pd.util.hash_array(text)
+
+
+def hider(contract: Contract) -> Hide | None:
+    """Hashes bodies' personal columns as a scored batch's are; None where the contract has none."""
     personal = [name for name in bodies.asked_columns(contract) if contract.columns[name].personal]
     if not personal:
         return None
-    import pandas as pd
     import pyarrow as pa
 
-    def hide(body: bytes, media: str, rows: int) -> Hidden:
-        asked = bodies.read([bodies.Asked(media, body, rows)], contract, hashed=False)
-        keys = row_names(asked, contract) if set(personal) & set(contract.key) else None
+    def hide(several: Sequence[Asked]) -> list[Hidden]:
+        asked = bodies.read(several, contract, hashed=False)
+        keyed = bool(set(personal) & set(contract.key))
+        keys = row_names(asked, contract) if keyed else []
         for name in personal:
             at = asked.schema.get_field_index(bodies.stored(name))
             # Else a gap elsewhere makes floats of whole numbers, and 7 is hashed as 7.0.
             values = asked.column(at).to_pandas(integer_object_nulls=True)
-            text = values.astype(str).to_numpy()
-            asked = asked.set_column(at, bodies.stored(name), pa.array(pd.util.hash_array(text)))
-        asked = asked.rename_columns(list(bodies.asked_columns(contract)))
-        out = pa.BufferOutputStream()
-        with pa.ipc.new_stream(out, asked.schema) as stream:
-            stream.write_table(asked)
-        return Hidden(out.getvalue().to_pybytes(), "arrow", keys)
+            asked = asked.set_column(at, bodies.stored(name), pa.array(hashed(values)))
+        asked = asked.rename_columns(list(bodies.asked_columns(contract))).combine_chunks()
+        made, first = [], 0
+        for one in several:
+            out = pa.BufferOutputStream()
+            with pa.ipc.new_stream(out, asked.schema) as stream:
+                stream.write_table(asked.slice(first, one.rows))
+            names = keys[first : first + one.rows] if keyed else None
+            made.append(Hidden(out.getvalue().to_pybytes(), "arrow", names))
+            first += one.rows
+        return made
 
     return hide

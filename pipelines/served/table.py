@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines import metrics
 from pipelines.contract import Contract
+from pipelines.journal import Asked
 from pipelines.journal.frames import Frame, id_prefix, probabilities
 from pipelines.served import bodies, hidden
 
@@ -39,9 +40,7 @@ def answers(frames: Sequence[Frame], worker: str, contract: Contract) -> pa.Tabl
     """Every answer of at least one frame, with `schema(contract)`."""
     import pyarrow as pa
 
-    asked = bodies.read(
-        (bodies.Asked(f.media, f.body, f.rows) for f in frames), contract, hashed=True
-    )
+    asked = bodies.read((Asked(f.media, f.body, f.rows) for f in frames), contract, hashed=True)
     own = {**_without_bodies(frames, worker, contract), "row": _row_names(frames, asked, contract)}
     columns = [pa.array(own[field.name], field.type) for field in own_schema(contract)]
     return pa.Table.from_arrays([*columns, *asked.columns], schema=schema(contract))

@@ -12,6 +12,7 @@ from pipelines.contract import Contract
 from pipelines.graph import readable
 from pipelines.paths import Paths
 from pipelines.served import bodies
+from pipelines.served.hidden import hashed
 from pipelines.slices import row_keys
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def answer(rows: pd.DataFrame, contract: Contract, model: Artifact, version: str
         }
     )
     private = [c for c in rows.columns if contract.columns[c].personal]
-    asked = rows.assign(**{c: pd.util.hash_array(rows[c].astype(str).to_numpy()) for c in private})
+    asked = rows.assign(**{c: hashed(rows[c]) for c in private})
     asked = asked.rename(columns=bodies.stored).reset_index(drop=True)
     return pd.concat([known, asked], axis=1)
 
