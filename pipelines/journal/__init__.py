@@ -18,7 +18,9 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec.structs import astuple, replace
 
 from pipelines.journal.frames import SUFFIX, Frame, framed
 from pipelines.serve_params import Log
@@ -26,9 +28,6 @@ from pipelines.serve_params import Log
 log = logging.getLogger(__name__)
 
 _DAY = 86_400
-_ROWS, _MEDIA, _KEYS, _BODY = (
-    Frame.__struct_fields__.index(n) for n in ("rows", "media", "keys", "body")
-)
 
 
 class JournalFull(Exception):
@@ -54,15 +53,13 @@ class Hidden(NamedTuple):
 
 Hide = Callable[[Sequence[Asked]], list[Hidden]]
 """One for each that was asked."""
-Fields = tuple[Any, ...]
-"""Those of a Frame, in its order."""
 
 
 class Taken(NamedTuple):
     """Answers that are on their way to the file."""
 
     frames: list[bytes]
-    bare: list[Fields]
+    bare: list[Frame]
     """Those whose personal values are not hashed yet: all or none."""
     size: int
     rows: int
@@ -81,18 +78,12 @@ class Journal:
     it is more than `buffer_mb`, then drops it and counts it as lost, and answers go on.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        task: str,
-        log: Log,
-        hide: Hide | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, task: str, log: Log, hide: Hide | None = None) -> None:
         """hide: for what `put` writes, since it takes as long for a hundred requests as for one."""
         self.pending_bytes = self.written = self.lost = 0
         self._folder, self._task, self._settings, self._hide = folder, task, log, hide
         self._pending: list[bytes] = []
-        self._bare: list[Fields] = []
+        self._bare: list[Frame] = []
         self._rows = 0
         self._writing = threading.Lock()
         self._fd: int | None = None
@@ -114,7 +105,7 @@ class Journal:
         latency: float,
         threshold: float,
         media: str,
-        probabilities: Sequence[float] | bytes,
+        probabilities: list[float] | bytes,
         body: bytes,
     ) -> None:
         """Into memory. A shadow's frame has the `first` and `at` of the answer it stands beside."""
@@ -126,7 +117,7 @@ class Journal:
             self._pending.append(frame)
             self.pending_bytes += len(frame)
         else:
-            self._bare.append(fields)
+            self._bare.append(Frame(*fields))
             self.pending_bytes += len(body)
         self._rows += rows
         if not self._began:
@@ -174,13 +165,13 @@ class Journal:
         if self._hide is None or not taken.bare:
             return b"".join(taken.frames)
         try:
-            hidden = self._hide([Asked(f[_MEDIA], f[_BODY], f[_ROWS]) for f in taken.bare])
+            hidden = self._hide([Asked(f.media, f.body, f.rows) for f in taken.bare])
         except Exception:  # a defect: told by whoever asked for this, and never logged as it came
             self.lost += taken.rows
             raise
         return b"".join(
-            framed((*f[:_MEDIA], one.media, one.keys, *f[_KEYS + 1 : _BODY], one.body))
-            for f, one in zip(taken.bare, hidden, strict=True)
+            framed(astuple(replace(frame, body=one.body, media=one.media, keys=one.keys)))
+            for frame, one in zip(taken.bare, hidden, strict=True)
         )
 
     def _due(self, now: float) -> bool:

@@ -108,7 +108,7 @@ class Record:
         return self._today[1]
 
 
-def _flat(values: Any, classes: tuple[str, ...]) -> Sequence[float] | bytes:
+def _flat(values: Any, classes: tuple[str, ...]) -> list[float] | bytes:
     """As a frame holds them."""
     if isinstance(values, np.ndarray):
         return values.tobytes()
