@@ -267,15 +267,20 @@ def test_requests_hashed_together_are_hashed_as_each_alone(requests):
         )
 
 
-def test_what_a_full_disk_refused_is_hashed_when_it_is_written(at, tmp_path, monkeypatch):
+def test_what_a_full_disk_refused_is_hashed_once_and_written_when_there_is_room(
+    at, tmp_path, monkeypatch
+):
     worker = Worker(tmp_path, PERSONAL)
-    write, full = os.write, [True]
+    write, full, hashed, count = os.write, [True], hidden.hashed, []
+    monkeypatch.setattr(hidden, "hashed", lambda values: count.extend(values) or hashed(values))
     monkeypatch.setattr(os, "write", lambda fd, data: _refuse() if full[0] else write(fd, data))
     first = worker.answer(pumps(3).assign(site="Rue de la Paix"))
     assert worker.journal.pending_bytes > 0
+    worker.journal.commit()
     full[0] = False
     second = worker.answer(pumps(2).assign(site="Rue de la Paix"), media="arrow")
     assert worker.journal.pending_bytes == worker.journal.lost == 0
+    assert len(count) == 2 * (3 + 2)  # two personal columns, and no row of them twice
     assert b"Rue de la Paix" not in b"".join(p.read_bytes() for p in at.journals.iterdir())
     assert answers.read(at, PERSONAL, Wanted())["id"].tolist() == [*first, *second]
 

@@ -60,8 +60,7 @@ class Taken(NamedTuple):
 
     frames: list[bytes]
     bare: list[Frame]
-    """Those whose personal values are not hashed yet: all or none."""
-    size: int
+    """Newer ones, whose personal values are not hashed yet."""
     rows: int
     began: float
     """Unix time of the first answer in the file, or of these frames; 0.0 for none."""
@@ -142,9 +141,7 @@ class Journal:
         closes = now is not None and self._due(now)
         if not (self._pending or self._bare or closes):
             return None
-        taken = Taken(
-            self._pending, self._bare, self.pending_bytes, self._rows, self._began, closes
-        )
+        taken = Taken(self._pending, self._bare, self._rows, self._began, closes)
         self._forget()
         if closes:
             self._began = 0.0
@@ -162,17 +159,19 @@ class Journal:
                     self._let_go()
 
     def _data(self, taken: Taken) -> bytes:
-        if self._hide is None or not taken.bare:
-            return b"".join(taken.frames)
-        try:
-            hidden = self._hide([Asked(f.media, f.body, f.rows) for f in taken.bare])
-        except Exception:  # a defect: told by whoever asked for this, and never logged as it came
-            self.lost += taken.rows
-            raise
-        return b"".join(
-            framed(astuple(replace(frame, body=one.body, media=one.media, keys=one.keys)))
-            for frame, one in zip(taken.bare, hidden, strict=True)
-        )
+        if self._hide is not None and taken.bare:
+            try:
+                hidden = self._hide([Asked(f.media, f.body, f.rows) for f in taken.bare])
+            except Exception:  # a defect: whoever asked for this tells it
+                self.lost += taken.rows
+                raise
+            # Kept: what the disk refuses comes twenty times a second, and is not hashed again.
+            taken.frames.extend(
+                framed(astuple(replace(frame, body=one.body, media=one.media, keys=one.keys)))
+                for frame, one in zip(taken.bare, hidden, strict=True)
+            )
+            taken.bare.clear()
+        return b"".join(taken.frames)
 
     def _due(self, now: float) -> bool:
         settings = self._settings
@@ -215,7 +214,7 @@ class Journal:
         self._pending = taken.frames + self._pending
         self._bare = taken.bare + self._bare
         self._began = taken.began
-        self.pending_bytes += taken.size
+        self.pending_bytes += sum(map(len, taken.frames)) + sum(len(f.body) for f in taken.bare)
         self._rows += taken.rows
         if self.pending_bytes > self._settings.buffer_mb * 1e6:
             log.error(
