@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipelines import train_params
 from pipelines.models import checkpoint
-from tests.training_world import CPU, digest, trained
+from pipelines.models.pictures import fit_pictures
+from pipelines.records import Pictures
+from tests.training_world import CPU, digest, pictures, trained
 
 EVERY = CPU.model_copy(update={"checkpoint": 3})
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -125,6 +128,43 @@ def test_another_trainings_checkpoint_is_named_and_left(
     assert left.read_bytes() == held
     assert str(left) in caplog.text
     assert what in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"augment": train_params.Augment(flip=True)},
+        {"backbone": train_params.Backbone(unfreeze=1)},
+        {"backbone": train_params.Backbone(layer_decay=0.5)},
+    ],
+    ids=str,
+)
+def test_pictures_changed_or_unfrozen_otherwise_are_another_training(
+    changed: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels, label = (tensor.numpy() for tensor in pictures(64))
+    rows = Pictures(pixels, label, np.zeros(64, dtype=np.int64))
+    asked = train_params.Train(
+        seed=7, device="cpu", family="cnn", checkpoint=1,
+        cnn=train_params.Cnn(channels=(4,), epochs=2, batch=32),
+    )  # fmt: skip
+
+    def killed(epoch: int, _: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    def fit(settings: train_params.Train, on_epoch: Any) -> None:
+        fit_pictures(rows, rows, (0.5,), (0.3,), 3, settings, on_epoch, folder=tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(asked, killed)
+    with caplog.at_level(logging.INFO):
+        fit(asked.model_copy(update=changed), lambda *_: None)
+    assert "is of another settings" in caplog.text
+    assert "training goes on" not in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        fit(asked, lambda *_: None)
+    assert "training goes on from epoch 1, step 2 of 2" in caplog.text
 
 
 def test_code_that_changed_is_another_training(

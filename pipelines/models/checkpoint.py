@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines import train_params
     from pipelines.models.devices import Plan
     from pipelines.models.objective import Objective
+    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +33,23 @@ State = dict[str, Any]
 
 
 def fingerprint(
-    objective: Objective, settings: train_params.Loop, seed: int, plan: Plan, processes: int
+    objective: Objective,
+    settings: train_params.Loop,
+    beside: Sequence[Settings],
+    seed: int,
+    plan: Plan,
+    processes: int,
 ) -> dict[str, str]:
-    """Digests of all that the weights of the end depend on. `objective` as it was made."""
+    """Digests of all that the weights of the end depend on. `objective` as it was made.
+
+    beside: what it was made with that neither the loop's settings nor its tensors tell.
+    """
+    read = [of.model_dump(mode="json") for of in (settings, *beside)]
     ran = [str(plan.device.type), plan.precision, plan.tf32, plan.deterministic]
     ran += [processes, torch.get_num_threads(), torch.__version__]
     code = sorted(Path(__file__).parent.glob("*.py"))
     return {
-        "settings": store.digest_of([settings.model_dump(mode="json"), seed]),
+        "settings": store.digest_of([*read, seed]),
         "data": _digest((*objective.rows, *objective.validation)),
         "first weights": _digest(tuple(objective.module.state_dict().values())),
         "machine": store.digest_of(ran),

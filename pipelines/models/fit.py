@@ -19,6 +19,7 @@ from pipelines.models.progress import OnStep
 from pipelines.models.tables import Fitted, table
 from pipelines.models.world import world
 from pipelines.records import Rows
+from pipelines.settings import Settings
 
 HERE = train_params.Machine()
 """This machine, as it is found."""
@@ -30,12 +31,15 @@ def run(
     seed: int,
     on_epoch: OnEpoch,
     *,
+    beside: Sequence[Settings] = (),
     machine: train_params.Machine = HERE,
     folder: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
     """make: called once, under the seed, so that the first weights are drawn from it.
 
+    beside: settings other than the loop's own that `make` reads and the weights depend on; with
+    others it is another training.
     folder: of this training alone, where its checkpoint goes, and by flag trace.json and events/;
     without, a killed training starts again. A checkpoint of the same training that lies there is
     gone on from: on_epoch is told again of the epochs before it. It is removed at the end.
@@ -53,7 +57,9 @@ def run(
         distributed.group(plan.device),
         chance.seeded(seed, plan.device),
     ):
-        return Loop(make(), settings, seed, machine, plan, folder).until_best(on_epoch, on_step)
+        return Loop(make(), settings, beside, seed, machine, plan, folder).until_best(
+            on_epoch, on_step
+        )
 
 
 def fit(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipelines.models.place import Batch, place
 from pipelines.models.progress import OnStep, Teller
 from pipelines.models.watch import EVERY, Watch, refuse
 from pipelines.models.world import world
+from pipelines.settings import Settings
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -64,6 +65,7 @@ class Loop:
         self,
         objective: Objective,
         settings: train_params.Loop,
+        beside: Sequence[Settings],
         seed: int,
         machine: train_params.Machine,
         plan: Plan,
@@ -73,7 +75,7 @@ class Loop:
         self.here, self.folder = world(), folder
         self.checkpoint: Checkpoint | None = None
         if folder is not None and machine.checkpoint:
-            of = fingerprint(objective, settings, seed, plan, self.here.size)
+            of = fingerprint(objective, settings, beside, seed, plan, self.here.size)
             self.checkpoint = Checkpoint(folder, of)
         rows = len(objective.rows[0])
         self.batch = min(settings.batch, rows // self.here.size)

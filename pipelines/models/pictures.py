@@ -84,7 +84,7 @@ def fit_pictures(
         )
 
     made = fit.run(
-        make, loop, settings.seed, on_epoch,
+        make, loop, settings.seed, on_epoch, beside=(settings.augment, settings.backbone),
         machine=settings if folder else settings.unwatched, folder=folder, on_step=on_step,
     )  # fmt: skip
     network = cast(Picture, made.module.to(CPU))
