@@ -13,9 +13,10 @@ from scipy.special import expit
 
 from pipelines import contract
 from pipelines.adapters.onnx import check_parity, raw_to_probability
+from pipelines.artifact import PICTURES
 from pipelines.encoder import Encoder, fit_encoder, hour_of_day, weekday
 from pipelines.errors import ArtifactError, ParamsError
-from pipelines.graph import raw_inputs
+from pipelines.graph import open_graph, raw_inputs
 from pipelines.params import Window
 from pipelines.tasks.split import split
 from tests.conftest import shop
@@ -95,6 +96,30 @@ def test_a_graph_that_answers_otherwise_is_refused():
         check_parity(GRAPH, feeds, expected + 1e-3)
     with pytest.raises(ArtifactError, match="allowed: 1e-05"):
         check_parity(GRAPH, feeds, np.where(np.arange(len(TABLE)) == 3, np.nan, expected))
+
+
+def test_parity_is_looked_at_in_parts_that_bound_memory(monkeypatch):
+    """As many test pictures as there are, and no more than some of them in the graph at once."""
+    ran: list[int] = []
+
+    class Counted:
+        def __init__(self, graph: bytes) -> None:
+            self.session = open_graph(graph)
+            self.get_inputs = self.session.get_inputs
+
+        def run(self, output: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            ran.append(len(next(iter(feeds.values()))))
+            return self.session.run(output, feeds)
+
+    monkeypatch.setattr("pipelines.adapters.onnx.open_graph", Counted)
+    many = pd.concat([TABLE] * (2 * PICTURES // len(TABLE) + 1))
+    feeds = raw_inputs(many, KNOWN, KNOWN.inputs) | {"read by none": np.zeros(len(many))}
+    expected = by_hand(MODEL, ENCODER, many)
+    assert check_parity(GRAPH, feeds, expected) <= 1e-5
+    assert max(ran) == PICTURES
+    assert sum(ran) == len(many) > 2 * PICTURES
+    with pytest.raises(ArtifactError, match="allowed: 1e-05"):
+        check_parity(GRAPH, feeds, np.where(np.arange(len(many)) == len(many) - 1, 2, expected))
 
 
 def test_statistics_come_from_the_rows_given_and_no_others():

@@ -152,12 +152,14 @@ def pixels_to_probability(
     return bytes(made.SerializeToString(deterministic=True))
 
 
-def answers(graph: bytes, pixels: dict[str, np.ndarray], output: str) -> np.ndarray:
-    """One output of a graph to many pictures; in parts, which bounds memory."""
+def answers(graph: bytes, feeds: dict[str, np.ndarray], output: str) -> np.ndarray:
+    """One output of a graph to many rows, in parts, which bounds memory. feeds: what the graph does
+    not read is left out."""
     session = open_graph(graph)
-    rows = len(next(iter(pixels.values())))
+    wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
+    rows = len(next(iter(wanted.values())))
     parts = [
-        session.run([output], {n: v[at : at + PICTURES] for n, v in pixels.items()})[0]
+        session.run([output], {n: v[at : at + PICTURES] for n, v in wanted.items()})[0]
         for at in range(0, rows, PICTURES)
     ]
     return np.concatenate(parts)
@@ -165,10 +167,7 @@ def answers(graph: bytes, pixels: dict[str, np.ndarray], output: str) -> np.ndar
 
 def check_parity(graph: bytes, feeds: dict[str, np.ndarray], expected: np.ndarray) -> float:
     """Largest difference between the graph's answers and the in-memory model's; refuses above PARITY."""
-    session = open_graph(graph)
-    wanted = {i.name for i in session.get_inputs()}
-    answers = session.run(["probability"], {n: v for n, v in feeds.items() if n in wanted})[0]
-    worst = float(np.max(np.abs(answers - expected)))
+    worst = float(np.max(np.abs(answers(graph, feeds, "probability") - expected)))
     if not worst <= PARITY:
         raise ArtifactError(
             f"the exported model answers {worst:.2g} away from the trained one "
