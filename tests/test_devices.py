@@ -20,8 +20,8 @@ from pipelines.models.world import World, world
 from pipelines.train_params import Machine
 from tests.training_world import CPU, LOOP, digest, on_pictures, trained
 
-H100 = Reported(cuda=True, capability=(9, 0))
-V100 = Reported(cuda=True, capability=(7, 0))
+H100 = Reported(cuda=True, capability=(9, 0), devices=4)
+V100 = Reported(cuda=True, capability=(7, 0), devices=1)
 MAC = Reported(mps=True)
 NONE = Reported()
 
@@ -68,6 +68,28 @@ def test_a_choice_of_ones_own_holds() -> None:
 def test_what_is_not_there_is_refused(machine: Machine, found: Reported, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         plan(machine, found)
+
+
+def test_a_process_after_the_last_gpu_trains_on_the_cpu_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def capability(device: int) -> tuple[int, int]:
+        assert device < 2, "Invalid device id"  # as PyTorch says it
+        return (9, 0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    last, after = devices.reported(1), devices.reported(2)
+    assert (last.devices, last.capability) == (2, (9, 0))
+    assert str(plan(Machine(), last, local_rank=1).device) == "cuda:1"
+    assert plan(Machine(device="cpu"), after, local_rank=2).device.type == "cpu"
+    with pytest.raises(
+        ParamsError,
+        match=r"process 2 of this machine, counted from 0, has no GPU: there are 2.* Run: torchrun "
+        "--nproc-per-node 2 -m pipelines train <name>; or.* device: cpu, with: edit params.yaml",
+    ):
+        plan(Machine(), after, local_rank=2)
 
 
 @given(rows=st.integers(0, 10**12), free=st.integers(0, 10**12))

@@ -35,7 +35,9 @@ class Reported:
     cuda: bool = False
     mps: bool = False
     capability: tuple[int, int] = (0, 0)
-    """Of the CUDA device."""
+    """Of this process's CUDA device, where there is one for it."""
+    devices: int = 0
+    """Of CUDA."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,23 @@ class Plan:
 
 def reported(local_rank: int) -> Reported:
     cuda = torch.cuda.is_available()
-    capability = torch.cuda.get_device_capability(local_rank) if cuda else (0, 0)
-    return Reported(cuda, torch.backends.mps.is_available(), capability)
+    devices = torch.cuda.device_count() if cuda else 0
+    mine = local_rank < devices
+    capability = torch.cuda.get_device_capability(local_rank) if mine else (0, 0)
+    return Reported(cuda, torch.backends.mps.is_available(), capability, devices)
 
 
 def plan(machine: train_params.Machine, found: Reported, local_rank: int = 0) -> Plan:
-    """Raises ParamsError where a device is asked for by name that is not there."""
+    """Raises ParamsError where a device is asked for by name that is not there, or where this
+    process comes after the last GPU."""
     kind = choose_device(machine.device, found)
+    if kind == "cuda" and local_rank >= found.devices:
+        raise ParamsError(
+            f"train.device is {machine.device}, and process {local_rank} of this machine, counted "
+            f"from 0, has no GPU: there are {found.devices}, one for each process. Run: torchrun "
+            f"--nproc-per-node {found.devices} -m pipelines train <name>; or train on the CPU, "
+            "device: cpu, with: edit params.yaml"
+        )
     precision = choose_precision(machine.precision, kind, found.capability)
     device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
     tf32 = kind == "cuda" and machine.precision != "fp32" and found.capability >= AMPERE
