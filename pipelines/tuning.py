@@ -24,6 +24,11 @@ from pipelines.tune_params import Dimension, Value, fields, whole
 
 Values = dict[str, Value]
 """A setting of `train` by its dotted key."""
+READ_BY: dict[str, tuple[str, ...]] = {
+    block: (block,) for block in ("network", "boosting", "forest", "cnn", "resnet")
+}
+READ_BY |= {block: ("cnn", "resnet") for block in ("augment", "backbone")}
+"""Families that read a block of `train`; what stands in none is about every training."""
 DIGITS = 3
 """Significant digits of a number that is tried: as many as a person would write down."""
 
@@ -45,16 +50,21 @@ def check(name: str, task: Task) -> None:
             "e.g. space: {network.learning_rate: {low: 0.0003, high: 0.03, log: true}}. "
             "Mend it with: edit params.yaml"
         )
-    family = task.tune.space.get("family")
-    used = (family.choices or ()) if family else (task.train.family,)
+    used = families(task)
     for key in task.tune.space:
-        block = key.split(".")[0]
-        if block in ("network", "boosting", "forest", "cnn", "resnet") and block not in used:
+        readers = READ_BY.get(key.split(".")[0], used)
+        if not set(readers) & set(used):
             raise ParamsError(
                 f"params.yaml: tasks.{name}.tune.space has {key}, but the family that is trained is "
-                f"{' or '.join(map(str, used))}: it would change nothing. "
-                "Mend it with: edit params.yaml"
+                f"{' or '.join(used)}: it would change nothing. Families that read it: "
+                f"{', '.join(readers)}. Mend it with: edit params.yaml"
             )
+
+
+def families(task: Task) -> tuple[str, ...]:
+    """All that are tried."""
+    searched = task.tune.space.get("family")
+    return tuple(map(str, searched.named)) if searched else (task.train.family,)
 
 
 def present(train: Train, space: Mapping[str, Dimension]) -> Values:

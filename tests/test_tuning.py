@@ -26,10 +26,11 @@ from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared
 from pipelines.search import Job, bench
+from pipelines.stages import tune as stage
 from pipelines.tasks.base import KINDS
 from pipelines.train_params import Train
 from pipelines.tune_params import Dimension, Tune, fields
-from tests.conftest import shop
+from tests.conftest import REPOSITORY, shop
 
 CONTRACT = """
 task: orders
@@ -145,6 +146,48 @@ def test_a_setting_that_would_change_nothing_is_refused():
     tuning.check("orders", task_with(both))
     with pytest.raises(ParamsError, match="space is empty"):
         tuning.check("orders", task_with({}))
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "space", "said"),
+    [
+        (
+            "digits", {}, {"family": ["cnn", "network"]},
+            ["digits.tune.space has family network", "must be one of cnn, resnet"],
+        ),
+        (
+            "flights", {}, {"family": ["cnn", "forest"]},
+            ["flights.tune.space has family cnn", "must be one of network, logistic, boosting"],
+        ),
+        (
+            "flights", {}, {"augment.shift": [0, 2]},
+            ["flights.tune.space has augment.shift", "is network", "read it: cnn, resnet"],
+        ),
+        (
+            "flights", {}, {"family": ["network", "forest"], "backbone.layer_decay": [0.5, 1.0]},
+            ["has backbone.layer_decay", "is network or forest", "read it: cnn, resnet"],
+        ),
+        (
+            "flights", {"export": ("torchscript",)}, {"family": ["network", "forest"]},
+            ["with settings of tune.space", "['torchscript'] needs a family of PyTorch", "forest"],
+        ),
+        ("flights", {"family": "cnn"}, {"seed": [1, 2]}, ["flights.train.family is 'cnn'"]),
+    ],
+)  # fmt: skip
+def test_a_family_or_key_of_another_kind_is_refused_before_any_work(
+    name: str, train: dict, space: dict, said: list[str], tmp_path: Path
+):
+    """Nothing is prepared here, which would be told of if it were looked for."""
+    task = params.task(REPOSITORY / "params.yaml", name)
+    searched = {key: Dimension(choices=tuple(values)) for key, values in space.items()}
+    task = task.model_copy(
+        update={"tune": Tune(space=searched), "train": task.train.model_copy(update=train)}
+    )
+    agreed = contract.load(REPOSITORY / "contracts" / f"{name}.yaml")
+    with pytest.raises(ParamsError) as refused:
+        stage.run(name, task, agreed, Paths(tmp_path, name), workers=1, nested=False)
+    for part in (*said, "edit params.yaml"):
+        assert part in str(refused.value)
 
 
 NUMBERS = {key for key, field in fields() if field.annotation in (int, float)}

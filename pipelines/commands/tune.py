@@ -45,7 +45,7 @@ def tune(
     p = open_project(task)
     settings = _with(p.task, trials, sampler)
     with task_lock(p.at.tune_lock, f"perennial tune {task}", wait):
-        outcome = stage.run(task, settings, p.at, workers, nested)
+        outcome = stage.run(task, settings, p.contract, p.at, workers, nested)
         written = {}
         if write and outcome.better:
             written = stage.write(task, p.task, p.at, outcome.best.values)

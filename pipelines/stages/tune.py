@@ -12,6 +12,7 @@ from pipelines import params, params_text, store, tuning
 from pipelines.adapters.tune_runs import TuneRun
 from pipelines.adapters.tune_store import storage_url
 from pipelines.adapters.tuner import PRESENT, Study, Tried
+from pipelines.contract import Contract
 from pipelines.crew import Crew
 from pipelines.errors import ParamsError, PipelineError
 from pipelines.params import Task
@@ -20,7 +21,7 @@ from pipelines.prepared import load_prepared
 from pipelines.provenance import here
 from pipelines.records import Record
 from pipelines.search import Job, bench, fit_all, quietly, search
-from pipelines.tasks.base import load_rows
+from pipelines.tasks.base import KINDS, load_rows
 from pipelines.tuning import Fold, Values
 
 
@@ -65,9 +66,11 @@ class Outcome(Record):
         return statistics.mean(gains), statistics.stdev(gains) if len(gains) > 1 else 0.0
 
 
-def run(name: str, task: Task, at: Paths, workers: int, nested: bool) -> Outcome:
+def run(
+    name: str, task: Task, contract: Contract, at: Paths, workers: int, nested: bool
+) -> Outcome:
     """Goes on where the same search was stopped. Raises ParamsError where there is none to make."""
-    tuning.check(name, task)
+    _check(name, task, contract)
     prepared, rows = load_prepared(at, name), load_rows(at, "train", task)
     folds = tuning.folds(rows.time, task.tune.folds)
     outer = tuning.outer(rows.time, task.tune.outer_folds, task.tune.folds) if nested else ()
@@ -109,6 +112,19 @@ def run(name: str, task: Task, at: Paths, workers: int, nested: bool) -> Outcome
         raise
     finally:
         quietly(recorded.end, status)
+
+
+def _check(name: str, task: Task, contract: Contract) -> None:
+    """Of each family before the first trial, or it would be refused in the middle of a search."""
+    kind = KINDS[task.kind]
+    kind.check(task, contract)
+    tuning.check(name, task)
+    for family in tuning.families(task):
+        train = tuning.applied(task.train, {"family": family})
+        try:
+            kind.check(task.model_copy(update={"train": train}), contract)
+        except ParamsError as error:
+            raise ParamsError(f"tasks.{name}.tune.space has family {family}: {error}") from None
 
 
 def study_name(name: str, task: Task, at: Paths) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines import params, store
+from pipelines import contract, params, store
 from pipelines.adapters import tune_store
 from pipelines.adapters.mlflow_home import configure
 from pipelines.paths import Paths
@@ -225,7 +225,8 @@ def test_a_second_command_is_told_who_tunes(at: Paths):
 
 
 def tuned(at: Paths, nested: bool) -> stage.Outcome:
-    return stage.run("orders", params.task(at.params, "orders"), at, workers=1, nested=nested)
+    task, agreed = params.task(at.params, "orders"), contract.load(at.contract)
+    return stage.run("orders", task, agreed, at, workers=1, nested=nested)
 
 
 @pytest.mark.long
