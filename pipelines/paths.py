@@ -19,6 +19,12 @@ def project_root() -> Path:
     return start
 
 
+def sources_root(root: Path) -> Path:
+    """What params.yaml names outside of data/ is found from here. A retraining runs in a worktree,
+    and that lies beside the project's own checkout."""
+    return Path(os.environ.get("PERENNIAL_SOURCES", root))
+
+
 @dataclass(frozen=True)
 class Paths:
     """Where one task's files live. A step reads a lower number and writes the next one.

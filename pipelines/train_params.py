@@ -114,7 +114,8 @@ class Backbone(Settings):
     """Layers that have learned before: `tasks.<name>.train.backbone`."""
 
     weights: str = ""
-    """Where they are: an artifact's folder, or a .onnx, .pt, .pth or .safetensors file. Empty: none."""
+    """Where they are, from the project's folder: an artifact's folder, or a .onnx, .pt, .pth or
+    .safetensors file. Empty: none."""
     unfreeze: NonNegativeInt | None = 0
     """Epoch from which they learn on; 0 is from the start, null never."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)

@@ -437,3 +437,37 @@ def test_a_training_unfreezes_at_its_epoch(
     if made.best["epoch"] == 1 and moves:
         assert all(not torch.equal(before[k], after[k]) for k in body if k.endswith("weight"))
     assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+@pytest.mark.parametrize("where", ["a folder below", "a worktree"])
+def test_weights_are_found_from_the_projects_folder(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """params.yaml stands in a retraining's worktree too, and what git does not hold is not there."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    inner = project / "docs"
+    for folder in (inner, project / "weights", elsewhere):
+        folder.mkdir(parents=True)
+    for folder in (project, elsewhere):
+        (folder / "params.yaml").touch()
+    one = perturbed(network("cnn", classes=2))
+    place = saved(one, "pt", project / "weights")
+    rows = Pictures(pixels(40), np.arange(40) // 20, np.zeros(40, dtype=np.int64))
+    loop = CnnSettings(channels=(8, 16, 24), epochs=1, batch=8)
+
+    def begun_with(weights: str) -> torch.Tensor:
+        backbone = Backbone(weights=weights, unfreeze=None)
+        chosen = Train(seed=3, family="cnn", cnn=loop, backbone=backbone)
+        made = fit_pictures(rows, rows, (0.5,), (0.3,), 2, chosen, lambda epoch, found: None)
+        return made.network.state_dict()[body]
+
+    body = next(name for name, held in one.state_dict().items() if held.ndim == 4)
+    monkeypatch.delenv("PERENNIAL_ROOT", raising=False)
+    monkeypatch.delenv("PERENNIAL_SOURCES", raising=False)
+    monkeypatch.chdir(inner if where == "a folder below" else elsewhere)
+    if where == "a worktree":
+        with pytest.raises(MissingInput, match=str(elsewhere / "weights")):
+            begun_with("weights/weights.pt")
+        monkeypatch.setenv("PERENNIAL_SOURCES", str(project))
+    assert torch.equal(begun_with("weights/weights.pt"), one.state_dict()[body])
+    assert torch.equal(begun_with(str(place)), one.state_dict()[body])

@@ -24,6 +24,7 @@ from pipelines.models.picture import Cnn, Picture
 from pipelines.models.picture_graph import to_onnx
 from pipelines.models.progress import OnStep
 from pipelines.models.resnet import Resnet
+from pipelines.paths import project_root, sources_root
 from pipelines.records import Pictures
 
 DIRECTIONS = 8
@@ -112,7 +113,7 @@ def _network(
             dropout=res.dropout, initial=res.initial,
         )  # fmt: skip
     if settings.backbone.weights:
-        place = Path(settings.backbone.weights)
+        place = sources_root(project_root()) / settings.backbone.weights
         pretrained.begin_with(network, pretrained.weights(place), place)
     return network
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipelines.contract import Contract
 from pipelines.params import Task
+from pipelines.paths import sources_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,7 @@ def open_source(task: Task, contract: Contract, root: Path) -> Source:
         return Digits(task.period)
 
     assert told.path is not None
-    # A retraining runs in a worktree, and the source lies beside the project's own checkout.
-    root = Path(os.environ.get("PERENNIAL_SOURCES", root))
+    root = sources_root(root)
     if told.kind == "images":
         from pipelines.sources.image_folder import ImageFolder
 
