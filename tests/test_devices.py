@@ -16,6 +16,7 @@ from pipelines.models import compiling, devices
 from pipelines.models.compiling import choose
 from pipelines.models.devices import Reported, plan
 from pipelines.models.learner import Stepper
+from pipelines.models.loop import Loop
 from pipelines.models.world import World, world
 from pipelines.train_params import Machine
 from tests.training_world import CPU, LOOP, digest, on_pictures, trained
@@ -120,6 +121,59 @@ def test_bf16_and_determinism_reach_the_arithmetic() -> None:
     assert dtypes(True) == {(torch.bfloat16, True)}
     assert dtypes(False) == {(torch.float32, True)}, "judged as it will be exported"
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def tf32() -> tuple[str, bool]:
+    """Of products, of convolutions."""
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("before", [("highest", True), ("high", False), ("medium", True)])
+@pytest.mark.parametrize(
+    ("machine", "found", "inside"),
+    [
+        (Machine(), H100, ("high", True)),
+        (Machine(precision="fp32"), H100, ("highest", False)),
+        (Machine(), V100, ("highest", False)),
+        (Machine(), NONE, None),
+    ],
+)
+def test_tf32_is_as_planned_in_products_and_convolutions_and_then_as_it_was(
+    before: tuple[str, bool],
+    machine: Machine,
+    found: Reported,
+    inside: tuple[str, bool] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before[0])
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before[1])
+    try:
+        with devices.arithmetic(plan(machine, found)):
+            assert tf32() == (inside or before)
+        assert tf32() == before
+    finally:
+        torch.set_float32_matmul_precision(first)
+
+
+def test_networks_are_judged_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the plan of an H100; the arithmetic stays here."""
+    seen: list[tuple[str, tuple[str, bool]]] = []
+    real = Loop._judge
+
+    def change(objective: Any) -> None:
+        loss, judge = objective.loss, objective.judge
+        objective.loss = lambda *given: (seen.append(("loss", tf32())), loss(*given))[1]
+        objective.judge = lambda _: (seen.append(("judge", tf32())), judge(torch.device("cpu")))[1]
+
+    def judged(loop: Loop, report: dict[str, float]) -> bool:
+        loop.plan = plan(Machine(), H100)
+        return real(loop, report)
+
+    monkeypatch.setattr(Loop, "_judge", judged)
+    with devices.arithmetic(plan(Machine(), H100)):
+        trained("pictures", epochs=1, change=change)
+    assert set(seen) == {("loss", ("high", True)), ("judge", ("highest", False))}
 
 
 @pytest.mark.parametrize("size", [1, 4])

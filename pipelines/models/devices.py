@@ -128,18 +128,33 @@ def free_bytes(device: torch.device) -> int | None:
 @contextlib.contextmanager
 def arithmetic(plan: Plan) -> Iterator[None]:
     """TF32 and determinism as planned, for the block; then as they were."""
-    matmul = torch.get_float32_matmul_precision()
     strict = torch.are_deterministic_algorithms_enabled()
     tuned = torch.backends.cudnn.benchmark
-    torch.set_float32_matmul_precision("high" if plan.tf32 else matmul)
     if plan.deterministic:
         # cuBLAS reads it when it is first used: docs.nvidia.com/cuda/cublas, reproducibility.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = plan.device.type == "cuda" and not plan.deterministic
     try:
-        yield
+        with tf32(plan, plan.tf32):
+            yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
         torch.use_deterministic_algorithms(strict)
         torch.backends.cudnn.benchmark = tuned
+
+
+@contextlib.contextmanager
+def tf32(plan: Plan, on: bool) -> Iterator[None]:
+    """For the block, in products and in convolutions, whose switches are two: PyTorch begins with
+    that of convolutions on. CUDA only; elsewhere nothing is TF32."""
+    if plan.device.type != "cuda":
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

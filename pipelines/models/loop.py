@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import train_params
-from pipelines.models import chance, compiling, distributed, observing
+from pipelines.models import chance, compiling, devices, distributed, observing
 from pipelines.models.checkpoint import Checkpoint, fingerprint
 from pipelines.models.devices import Plan
 from pipelines.models.learner import Stepper
@@ -191,7 +191,9 @@ class Loop:
         """Go on? Every process decides by what rank 0 has judged."""
         reached, objective = self.reached, self.objective
         with self.stepper.judging():
-            found = distributed.values_from_first(objective.judge(self.plan.device))
+            with devices.tf32(self.plan, False):  # judged in the float32 that it is exported in
+                judged = objective.judge(self.plan.device)
+            found = distributed.values_from_first(judged)
             loss = found["validation_loss"]
             if not math.isfinite(loss):
                 refuse(f"epoch {reached.epoch}: the validation loss", loss)
