@@ -233,6 +233,20 @@ def test_the_compiled_network_is_the_one_that_is_called(monkeypatch: pytest.Monk
     assert digest(found) == expected
 
 
+@pytest.mark.parametrize(("accumulate", "rows", "steps"), [(1, 32, 18), (3, 11, 54)])
+def test_compiling_is_timed_with_what_is_computed_at_once(
+    accumulate: int, rows: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[int], int]] = []
+
+    def choose(_: Stepper, batch: tuple[torch.Tensor, ...], how: str, steps: int, *__: Any) -> None:
+        asked.append(([len(part) for part in batch], steps))
+
+    monkeypatch.setattr(compiling, "choose", choose)
+    trained("pictures", accumulate=accumulate)
+    assert asked == [([rows, rows], steps)]
+
+
 @pytest.mark.parametrize(
     ("plain", "compiled", "steps", "expected"),
     [

@@ -42,7 +42,8 @@ def choose(
 ) -> bool:
     """Put the compiled network into the learner, or leave the plain one; is it compiled now?
 
-    steps: of the whole training. memory: file of what was found before.
+    batch: as it is computed at once. steps: with as much, in the whole training. memory: file of
+    what was found before.
     """
     timer = timer or seconds
     module = stepper.learner.module

@@ -215,11 +215,13 @@ class Loop:
         return going
 
     def _compile(self) -> None:
-        batch = tuple(part[: self.batch].to(self.plan.device) for part in self.objective.rows)
+        """By what is computed at once: the device may have no room for all parts of a batch."""
+        batch = tuple(rows[: self.batch] for rows in self.objective.rows)
+        parts = self.stepper.parts(batch)
+        first = tuple(rows.to(self.plan.device) for rows in parts[0][0])
         memory = self.folder / "compile.json" if self.folder and self.here.first else None
-        compiling.choose(
-            self.stepper, batch, self.machine.compile, self.batches * self.settings.epochs, memory
-        )
+        steps = self.batches * self.settings.epochs * len(parts)
+        compiling.choose(self.stepper, first, self.machine.compile, steps, memory)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         own = chance.state(self.random) | {
