@@ -266,6 +266,18 @@ def test_a_name_that_is_no_utf_8_is_kept_readable(tmp_path):
     rows.to_parquet(tmp_path / "batch.parquet")
 
 
+@pytest.mark.parametrize("above", ["2024-W01", "."])
+def test_a_class_that_is_no_utf_8_is_kept_readable(above, tmp_path):
+    inbox = tmp_path / "inbox"
+    try:
+        write(inbox / above / os.fsdecode(b"caf\xe9") / "a.png", at="2024-01-02T03:04:05")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    rows = ImageFolder(inbox, PETS, "week").read("2024-W01")
+    assert rows["animal"].tolist() == ["caf\\udce9"]
+    rows.to_parquet(tmp_path / "batch.parquet")
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -81,12 +81,12 @@ class ImageFolder:
         if self._in_period_folders():
             for folder in _folders(self._folder):
                 for path in self._pictures(folder):
-                    yield _File(path, self._name(path), path.parent.name, folder.name)
+                    yield self._file(path, folder.name)
         else:
             paths = list(self._pictures(self._folder))
             times = pd.Series(_changed(paths))
             for path, period in zip(paths, period_names(times, self._period), strict=True):
-                yield _File(path, self._name(path), path.parent.name, period)
+                yield self._file(path, period)
 
     def _in_period_folders(self) -> bool:
         names = [folder.name for folder in _folders(self._folder)]
@@ -115,10 +115,9 @@ class ImageFolder:
                     )
                 yield path
 
-    def _name(self, path: Path) -> str:
-        name = path.relative_to(self._folder).as_posix()
-        # A name in another encoding than UTF-8 is kept readable, since Parquet takes UTF-8 only.
-        return name.encode("utf-8", "backslashreplace").decode()
+    def _file(self, path: Path, period: str) -> _File:
+        name = _readable(path.relative_to(self._folder).as_posix())
+        return _File(path, name, _readable(path.parent.name), period)
 
     def _content(self, path: Path) -> bytes:
         mend = f"Mend or remove it, then run: perennial ingest {self._task}"
@@ -131,6 +130,11 @@ class ImageFolder:
         raise SourceError(
             f"source images: {path} has {size:,} bytes; allowed: at most {LARGEST:,}. {mend}"
         )
+
+
+def _readable(name: str) -> str:
+    """A name in another encoding than UTF-8, escaped: Parquet takes UTF-8 only."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _folders(folder: Path) -> list[Path]:
