@@ -419,6 +419,28 @@ def test_groups_learn_slower_the_further_from_the_head(family: str) -> None:
             assert decay[id(parameter)] == (0.1 if parameter.ndim > 1 else 0)
 
 
+def test_pictures_are_changed_in_float32_whatever_a_step_is_computed_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training's own pictures, as they come to its network."""
+    seen: list[torch.Tensor] = []
+    real = Cnn.features
+    monkeypatch.setattr(
+        Cnn, "features", lambda made, images: (seen.append(images), real(made, images))[1]
+    )
+    rows = Pictures(pixels(16, side=64), np.arange(16) // 8, np.zeros(16, dtype=np.int64))
+    loop = CnnSettings(channels=(8,), epochs=1, batch=16)
+    turned = Augment(crop=0.5, rotation=90)
+    for precision in ("fp32", "bf16"):
+        chosen = Train(
+            seed=3, family="cnn", cnn=loop, augment=turned, device="cpu", precision=precision
+        )
+        fit_pictures(rows, rows, (0.5,), (0.3,), 2, chosen, lambda *_: None)
+    plain, mixed = seen[0], seen[len(seen) // 2]
+    assert plain.dtype == mixed.dtype == torch.float32
+    assert torch.equal(plain, mixed)
+
+
 @pytest.mark.parametrize(("unfreeze", "moves"), [(None, False), (2, False), (1, True), (0, True)])
 def test_a_training_unfreezes_at_its_epoch(
     unfreeze: int | None, moves: bool, tmp_path: Path

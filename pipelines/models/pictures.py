@@ -121,7 +121,12 @@ def _network(
 def _augment(
     network: Picture, settings: train_params.Augment
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    return lambda pixels_BHWC, random: augment(network.standardise(pixels_BHWC), settings, random)
+    def changed(pixels_BHWC: Tensor, random: torch.Generator) -> Tensor:
+        # A place in a picture takes more digits than bf16 has: a fifth of a pixel off at 224 a side.
+        with torch.autocast(pixels_BHWC.device.type, enabled=False):
+            return augment(network.standardise(pixels_BHWC), settings, random)
+
+    return changed
 
 
 def _groups(
