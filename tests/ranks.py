@@ -19,7 +19,7 @@ from pipelines.models.loop import Trained
 from pipelines.models.objective import Objective
 from pipelines.models.tables import table
 from pipelines.models.world import world
-from tests.training_world import CPU, LOOP, TABLE, pictures, rows
+from tests.training_world import CPU, LOOP, TABLE, Small, pictures, rows
 
 HELD_ROWS = 101
 """Odd, so that two processes answer unequal shares of them."""
@@ -45,13 +45,21 @@ def of_table(settings: train_params.Network) -> Objective:
     return table(rows(448, cardinalities=()), rows(HELD_ROWS, 1, ()), (), settings)
 
 
+def of_moments(settings: train_params.Loop) -> Objective:
+    """With a BatchNorm, whose moments each process takes from its own rows."""
+    return Classes(Small(dropout=0.0), pictures(200), pictures(HELD_ROWS, seed=1), 3, settings)
+
+
+WORLDS: dict[str, Any] = {"table": of_table, "classes": of_classes, "moments": of_moments}
+
+
 def train(world: str, batch: int, folder: Path | None = None, **more: Any) -> Trained:
     death = more.pop("death", 0)
-    base = {"table": TABLE.model_copy(update={"dropout": 0.0}), "classes": LOOP}[world]
+    base = TABLE.model_copy(update={"dropout": 0.0}) if world == "table" else LOOP
     settings = base.model_copy(update={"batch": batch, **more})
 
     def make() -> Objective:
-        objective: Any = {"table": of_table, "classes": of_classes}[world](settings)
+        objective: Any = WORLDS[world](settings)
         if death:
             kill_at(death, objective)
         return objective

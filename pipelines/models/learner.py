@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipelines import train_params
+from pipelines.models import distributed
 from pipelines.models.averaging import Average
 from pipelines.models.devices import Plan
 from pipelines.models.objective import Objective
@@ -106,6 +107,19 @@ class Stepper:
         if self.average is not None:
             self.average.update()
         return None if self.plan.scaled else norm
+
+    def share_moments(self) -> None:
+        """Before judging: rank 0's of each BatchNorm, and of their running mean, on every process.
+
+        Each takes them from its own rows, and processes that answer shares of validation with
+        moments of their own judge weights that nobody keeps.
+        """
+        if not dist.is_initialized():
+            return
+        held = [buffer for buffer in self.learner.module.buffers() if buffer.is_floating_point()]
+        held += self.average.mean if self.average is not None else []
+        for value in held:
+            value.copy_(distributed.from_first(value.contiguous()))
 
     def judging(self) -> contextlib.AbstractContextManager[None]:
         """In the block the network has the weights that are judged and kept."""

@@ -190,6 +190,7 @@ class Loop:
     def _judge(self, report: dict[str, float]) -> bool:
         """Go on? Every process decides by what rank 0 has judged."""
         reached, objective = self.reached, self.objective
+        self.stepper.share_moments()
         with self.stepper.judging():
             with devices.tf32(self.plan, False):  # judged in the float32 that it is exported in
                 judged = objective.judge(self.plan.device)

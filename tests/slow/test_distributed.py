@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests import ranks
+from tests.training_world import LOOP
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,37 @@ def test_two_processes_train_the_network_for_tables_as_one(tmp_path: Path) -> No
         assert torch.equal(first["weights"][name], second["weights"][name])
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-3)
     assert first["best"] == pytest.approx(alone.best, rel=1e-3)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_what_two_processes_judge_is_what_they_keep(average: float, tmp_path: Path) -> None:
+    """Moments of a BatchNorm too: the weights that are kept answer the validation rows so."""
+    first, second = torchrun(tmp_path, world="moments", batch=16, average=average)
+    kept = ranks.of_moments(LOOP)
+    kept.module.load_state_dict(first["weights"])
+    found = kept.judge(torch.device("cpu"))
+    best = dict(first["best"])
+    epoch = first["history"][int(best.pop("epoch"))]
+    assert found == pytest.approx(best, rel=1e-6)
+    assert {name: epoch[name] for name in best} == best
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name])
+
+
+@pytest.mark.long
+def test_killed_two_processes_with_moments_judge_as_if_they_were_not(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    asked = {"world": "moments", "batch": 16, "average": 0.9}
+    expected = torchrun(whole, **asked)
+    assert torchrun(cut, fails=True, death=11, **asked) == []
+    assert len(list(cut.glob("checkpoint-*.pt"))) == 1
+    for found, wanted in zip(torchrun(cut, **asked), expected, strict=True):
+        assert found["history"] == wanted["history"]
+        assert found["best"] == wanted["best"]
+        for name, value in wanted["weights"].items():
+            assert torch.equal(found["weights"][name], value), name
 
 
 @pytest.mark.long
