@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -20,9 +21,12 @@ from pipelines import loop
 from pipelines.adapters.service import Service
 from pipelines.commands.loop import tick
 from pipelines.errors import ParamsError
+from pipelines.project import open_project
 from pipelines.serve_params import Serve
 from pipelines.service.access import Access, given_key, key_from_environment, must_have_key
 from pipelines.service.front import Front
+from pipelines.service.routes import POSTS, Routes
+from pipelines.wire.problem import Refused
 
 KEY = b"0123456789abcdef0123"
 HERE, THERE = ("127.0.0.1", 5), ("10.1.2.3", 5)
@@ -32,24 +36,51 @@ def basic(user: bytes, password: bytes) -> bytes:
     return b"Basic " + base64.b64encode(user + b":" + password)
 
 
+def with_key(key: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"host", b"models.example.org"), (b"x-api-key", key)]
+
+
 def test_without_a_key_only_this_machine_may_ask() -> None:
     open_here = Access(None)
-    assert open_here.allows(HERE, None)
-    assert not open_here.allows(THERE, None)
-    assert not open_here.allows(THERE, b"anything")
-    assert not open_here.allows(None, None)
+    assert open_here.allows(HERE, [])
+    assert not open_here.allows(THERE, [])
+    assert not open_here.allows(THERE, with_key(b"anything"))
+    assert not open_here.allows(None, [])
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        (b"127.0.0.1:3000", True),
+        (b"localhost", True),
+        (b"LocalHost:80", True),
+        (b"[::1]:3000", True),
+        (b"evil.example:3000", False),
+        (b"127.0.0.1.evil.example", False),
+        (b"localhost.evil.example:3000", False),
+        (b"[::1].evil.example", False),
+        (b"[", False),
+        (b"", False),
+        (b"\xff", False),
+    ],
+)
+def test_without_a_key_a_foreign_page_that_was_turned_to_this_machine_is_kept_out(
+    host: bytes, allowed: bool
+) -> None:
+    """DNS rebinding: the browser is here, and tells the name that it believes to be the page's own."""
+    assert Access(None).allows(HERE, [(b"host", host)]) is allowed
 
 
 def test_with_a_key_this_machine_needs_it_too() -> None:
     closed = Access(KEY)
-    assert closed.allows(THERE, KEY)
-    assert not closed.allows(HERE, None)
-    assert not closed.allows(HERE, KEY[:-1])
+    assert closed.allows(THERE, with_key(KEY))
+    assert not closed.allows(HERE, [])
+    assert not closed.allows(HERE, with_key(KEY[:-1]))
 
 
 @given(st.binary(max_size=40))
 def test_no_other_key_opens(other: bytes) -> None:
-    assert Access(KEY).allows(THERE, other) == (other == KEY)
+    assert Access(KEY).allows(THERE, with_key(other)) == (other == KEY)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +186,99 @@ def test_who_is_turned_away_is_counted_where_predictions_are_asked_for_and_only_
     assert asked("/predict")[1].refused == [(401, "unauthorized")]
     for path in ("/", "/labels", "/model", "/nothing"):
         assert asked(path)[1].refused == [], path
+
+
+# those that take a place and do not use it
+def test_a_client_that_vanished_in_its_body_loses_its_place_when_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meters, nothing = Meters(), cast(Any, None)
+    front = Front(
+        nothing, nothing, nothing, Access(KEY), cast(Any, meters), nothing,
+        Serve(concurrency=1), None,
+    )  # fmt: skip
+
+    async def ask() -> list[Any]:
+        told: list[Any] = []
+        started = [{"type": "http.request", "body": b'{"rows": [', "more_body": True}]
+
+        async def receive() -> Any:
+            return started.pop() if started else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"x-api-key", KEY)]
+        scope = {
+            "type": "http", "path": "/predict", "method": "POST", "headers": headers, "client": HERE,
+        }  # fmt: skip
+        await front(scope, receive, send)
+        return told
+
+    async def run() -> None:
+        vanished = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        assert (await ask())[0]["status"] == 429
+        assert not vanished.done()
+        monkeypatch.setattr("pipelines.service.front.BODY_SECONDS", 0.0)
+        assert (await ask())[0]["status"] == 429  # by it the place is free, for the next one
+        done, _ = await asyncio.wait({vanished}, timeout=20)
+        assert done
+        start, body = vanished.result()
+        assert start["status"] == 408
+        assert (b"connection", b"close") in start["headers"]
+        assert json.loads(body["body"])["type"] == "/problems/too-slow"
+        assert (front.busy, front.reading, front.late) == (0, {}, set())
+        ended = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        ended.cancel()  # by the server, which stops
+        with pytest.raises(asyncio.CancelledError):
+            await ended
+
+    asyncio.run(run())
+
+
+def test_only_so_many_posts_of_labels_are_here_at_the_same_time(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = Routes(open_project("flights"), cast(Any, None))
+    request: Any = None
+
+    async def run() -> None:
+        stored = asyncio.Event()
+
+        async def store(_: Any) -> Any:
+            await stored.wait()
+            return "stored"
+
+        monkeypatch.setattr(routes, "_labels", store)
+        posts = [asyncio.create_task(routes.labels(request)) for _ in range(POSTS)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused) as refused:
+            await routes.labels(request)
+        assert refused.value.problem.status == 429
+        stored.set()
+        assert await asyncio.gather(*posts) == ["stored"] * POSTS
+        assert await routes.labels(request) == "stored"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", [b"0" * 4400 + b"2", b"9" * 4400, b"9" * 19])
+def test_a_length_that_no_number_holds_is_too_large(length: bytes) -> None:
+    meters, nothing = Meters(), cast(Any, None)
+    front = Front(nothing, nothing, nothing, Access(KEY), cast(Any, meters), nothing, Serve(), None)
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    headers = [
+        (b"content-type", b"application/json"), (b"x-api-key", KEY), (b"content-length", length),
+    ]  # fmt: skip
+    scope = {"type": "http", "path": "/predict", "method": "POST", "headers": headers}
+    asyncio.run(front(scope, nothing, send))
+    assert told[0]["status"] == 413
 
 
 # the loop, which asks a service as anyone else

@@ -304,6 +304,22 @@ def test_buffered_keeps_what_waits_until_there_is_room(folder: Path, disk):
     assert (journal.written, journal.lost) == (5, 0)
 
 
+def test_a_full_disk_gets_no_file_more_when_the_one_that_is_open_is_due(folder: Path, disk):
+    """Twenty times a second, on a disk that is short already."""
+    journal = Journal(folder, "flights", Log(rotate_seconds=60))
+    add(journal, 0, at=NOON)
+    disk["room"] = 0
+    for beat in range(30):
+        journal.commit(NOON + 100 + beat)
+    assert len(files(folder)) == 1
+    disk["room"] = 10**9
+    journal.commit(NOON + 140)
+    add(journal, 1, at=NOON + 141)
+    journal.commit(NOON + 142)
+    journal.close()
+    assert [[f.first for f in whole(path)[0]] for path in files(folder)] == [[0], [1]]
+
+
 def test_buffered_drops_and_counts_what_no_longer_fits_into_its_buffer(folder: Path, disk):
     journal = Journal(folder, "flights", Log(buffer_mb=0.001))
     disk["room"] = 0

@@ -142,6 +142,51 @@ def test_a_challenger_that_nobody_asks_or_that_is_the_champion_is_none(
     assert registry.fetched["2"] == 0
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_files_that_were_cleaned_away_are_fetched_again_for_workers_that_start(
+    elsewhere: bool,
+    follow: Follower,
+    registry: FakeRegistry,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    before = looks(follow).champion
+    assert before is not None
+    clock.now += 1
+    before.folder.rename(tmp_path / "in the registry")
+    target = tmp_path / "elsewhere" if elsewhere else before.folder
+    monkeypatch.setattr(
+        registry, "fetch", lambda _: shutil.copytree(tmp_path / "in the registry", target)
+    )
+    after = looks(follow).champion
+    assert after is not None
+    assert (after.version, after.since, after.why) == (before.version, before.since, before.why)
+    assert after.folder == target
+    assert artifact.load(after.folder).digest == before.digest
+    assert looks(follow).champion == after
+
+
+def test_files_that_were_cleaned_away_and_cannot_be_fetched_are_no_tight_loop(
+    follow: Follower, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+):
+    before = looks(follow).champion
+    assert before is not None
+    shutil.rmtree(before.folder)
+    tries: list[str] = []
+
+    def fetch(version: str) -> Path:
+        tries.append(version)
+        raise OSError("no route to the registry's files")
+
+    monkeypatch.setattr(registry, "fetch", fetch)
+    for _ in range(5):
+        said = looks(follow)
+    assert said.champion == before  # who has it in memory goes on
+    assert "no route" in said.refused["1"].reason
+    assert len(tries) == 1
+
+
 def test_looks_that_find_nothing_new_leave_the_file_and_the_models_alone(
     follow: Follower, registry: FakeRegistry, clock: Clock
 ):

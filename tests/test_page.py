@@ -6,6 +6,7 @@ fetched from elsewhere. tests/slow/test_page.py asks them in a browser.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -25,6 +26,7 @@ from pipelines.contract import Contract
 from pipelines.project import Project, open_project
 from pipelines.serve_params import Challenger
 from pipelines.service.pages import form, page, reference
+from pipelines.service.routes import labels_decoder
 from pipelines.service.state import Model
 from pipelines.wire.read import Wire
 from tests.conftest import REPOSITORY
@@ -439,7 +441,32 @@ def test_the_examples_are_python(model: Model) -> None:
     row = page.example(FakeWorker(PUMPS, model))
     assert row is not None
     compile(reference.python("http://a", row), "python", "exec")
-    compile(reference.bulk("http://a", row, ("moment",)), "bulk", "exec")
+    compile(reference.bulk("http://a", row, ("moment",), ()), "bulk", "exec")
+
+
+def test_the_examples_for_pictures_and_classes_are_taken_as_they_stand(
+    project_folder: Path,
+) -> None:
+    digits = open_project("digits").contract
+    command = shlex.split(reference.labels("http://a", digits))
+    sent = command[command.index("-d") + 1].encode()
+    assert labels_decoder(digits).decode(sent).labels[0].label in digits.classes
+
+    row = {"id": "a", "image": base64.b64encode(b"a picture").decode()}
+    made: dict[str, Any] = {}
+    program = reference.bulk("http://a", row, (), ("image",)).partition("request = Request")[0]
+    exec(program, made)
+    assert made["table"].column("image").to_pylist()[0] == b"a picture"
+
+    told = json.loads(reference.answer(digits, FakeWorker(digits, None)))
+    (one,) = told["predictions"]
+    assert one["probabilities"][one["prediction"]] == one["probability"]
+    assert set(one["probabilities"]) == set(digits.classes)
+    text = Elements(
+        reference.docs_html(open_project("digits"), FakeWorker(digits, None), "http://a")
+    ).text
+    assert "1 or 0" not in text
+    assert "digit = 1" not in text
 
 
 def test_the_flights_of_this_repository_have_a_page(project_folder: Path) -> None:

@@ -812,11 +812,14 @@ def test_the_folding_of_a_day_leaves_the_keeper_as_large_as_it_was(at):
     assert grown(FOLD, at, day.with_name("waiting"), day) < 8_000
 
 
-def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker):
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker, folded):
     worker.answer(pumps(3))
     worker.journal.close()
     served.compact(at, PUMPS)
     (path,) = files(at)
+    if folded:
+        path = path.rename(path.with_name(f"{served.FOLDED}00000000.parquet"))
     path.write_bytes(b"PAR1 nothing")
     with pytest.raises(PipelineError, match=rf"{path} cannot be read.*mv {path}"):
         ids(at)

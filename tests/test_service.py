@@ -40,7 +40,9 @@ class Asked:
     def request(self, method: str, path: str, **what: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, client=HERE)
-            async with httpx.AsyncClient(transport=transport, base_url="http://pumps") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as client:
                 return await client.request(method, path, **what)
 
         return asyncio.run_coroutine_threadsafe(ask(), self.loop).result(60)

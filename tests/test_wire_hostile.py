@@ -88,6 +88,9 @@ def named(value: object) -> str:
         raw("price", "NaN"), raw("price", "Infinity"), raw("price", "-Infinity"),
         raw("price", "01"), raw("price", "+1"), raw("price", ".5"), raw("price", "1."),
         b'{"rows":[{"a":1e999},', b'{"rows":[{"a":1e999}]]', b"1e999 x",
+        # A number that no float holds, and half of a pair: in a value, a name and a place for rows.
+        raw("price", "1e999").replace(b'"x"', b'"\\ud800"'), raw("price", '1e999,"\\ud800":1'),
+        b'{"a":1e999,"rows":"\\ud800"}',
         b"[" * 100_000, b'{"a":' * 100_000, b'{"rows":' + b"[" * 100_000,
         b'{"rows":[' + b'{"at":' * 100_000, BODY.replace(b'"x"', b"[" * 50_000),
     ],

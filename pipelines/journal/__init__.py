@@ -155,7 +155,8 @@ class Journal:
                     self._write(self._data(taken))
                     self.written += taken.rows
             finally:
-                if taken.closes:
+                # One that nothing could be written to is kept: else a full disk had another each time.
+                if taken.closes and (self._size or not (taken.frames or taken.bare)):
                     self._let_go()
 
     def _data(self, taken: Taken) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 from pipelines import labelled, store
 from pipelines.contract import Contract
+from pipelines.errors import PipelineError
 from pipelines.journal.frames import SUFFIX, Frame, Torn, closed, day_of, frames
 from pipelines.paths import Paths
 from pipelines.served import table
@@ -236,10 +237,20 @@ def _batches(some: list[Path]) -> Iterator[Any]:
 
 
 def _folded_from(path: Path) -> list[str]:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    metadata = parquet.read_schema(path).metadata or {}
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
     return list(json.loads(metadata.get(PARTS, b"[]")))
+
+
+def unreadable(path: Path, error: Exception) -> PipelineError:
+    return PipelineError(f"{path} cannot be read: {error}. Set it aside with: mv {path} {path}.bad")
 
 
 def _clear(folder: Path, names: list[str]) -> None:

@@ -16,10 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines import periods, store
 from pipelines.contract import Contract
-from pipelines.errors import PipelineError
 from pipelines.journal.frames import SHADOW, SUFFIX, Frame, parse_id
 from pipelines.paths import Paths
-from pipelines.served import CHUNK_ROWS, FOLDED, Tear, bodies, chunks, current, days, sound, table
+from pipelines.served import (
+    CHUNK_ROWS,
+    FOLDED,
+    Tear,
+    bodies,
+    chunks,
+    current,
+    days,
+    sound,
+    table,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,9 +181,7 @@ def _file(path: Path, schema: pa.Schema, keep: Any) -> pa.Table:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise PipelineError(
-            f"{path} cannot be read: {error}. Set it aside with: mv {path} {path}.bad"
-        ) from error
+        raise unreadable(path, error) from error
     return bodies.conform(pa.concat_tables(found), {}, schema).filter(keep)
 
 

@@ -6,13 +6,19 @@ import base64
 import binascii
 import hmac
 import os
+import re
 from pathlib import Path
 
 from pipelines.errors import ParamsError
 
 KEY = "PERENNIAL_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK_NAMES = (b"127.0.0.1", b"[::1]", b"localhost")
+"""As the header Host has them."""
+PORT = re.compile(rb":[0-9]+$")
 SHORTEST = 16
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case, as ASGI has them."""
 
 
 def key_from_environment() -> bytes | None:
@@ -50,14 +56,22 @@ class Access:
     def __init__(self, key: bytes | None) -> None:
         self.key = key
 
-    def allows(self, client: tuple[str, int] | None, given: bytes | None) -> bool:
-        """given: the key that came with the request. Without a key of our own: loopback only."""
+    def allows(self, client: tuple[str, int] | None, headers: Headers) -> bool:
+        """Without a key of our own: from loopback only, and asked for by its name. A page of a foreign
+        site whose name was turned to 127.0.0.1 asks from here too (DNS rebinding)."""
         if self.key is None:
-            return client is not None and client[0] in LOOPBACK
+            return client is not None and client[0] in LOOPBACK and _named(headers)
+        given = given_key(headers)
         return given is not None and hmac.compare_digest(given, self.key)
 
 
-def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+def _named(headers: Headers) -> bool:
+    """Was this machine asked for by its name? Whoever tells no name is no browser."""
+    asked = [value for name, value in headers if name == b"host"]
+    return not asked or PORT.sub(b"", asked[0].lower()) in LOOPBACK_NAMES
+
+
+def given_key(headers: Headers) -> bytes | None:
     """From `Authorization: Bearer`, `X-API-Key`, or a browser's `Basic` with the key as password."""
     for name, value in headers:
         if name == b"x-api-key":

@@ -8,13 +8,15 @@ tests/test_service.py holds that the two answer alike.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pipelines.serve_params import Serve
-from pipelines.service.access import Access, given_key
+from pipelines.service.access import Access
 from pipelines.service.answers import arrow_answer, json_answer
 from pipelines.service.asked import Failed, Unavailable
 from pipelines.service.engine import Engine
@@ -40,8 +42,13 @@ JSON = b"application/json"
 ARROW = CONTENT_TYPES["arrow"].encode()
 TABLES: dict[bytes, Media] = {name.encode(): media for media, name in CONTENT_TYPES.items()}
 """Content type of a bulk request -> what it is called here and in the log."""
+BODY_SECONDS = 30.0
+"""In which a body comes, or its place is given to another when there is none: a client that lost its
+network says nothing, and would keep it for ever."""
 PATIENT_FOR = 4
 """Bodies up to so many times the limit are read to their end before they are refused."""
+LONGEST_LENGTH = 18
+"""Digits of a content length that are read."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
 RETRY = ((b"retry-after", b"1"),)
@@ -70,6 +77,9 @@ class Front:
         self.max_bytes = int(serve.max_mb * 1e6)
         self.concurrency = serve.concurrency
         self.busy = 0
+        self.reading: dict[asyncio.Task[Any], float] = {}
+        """Requests whose body has not come, and since when."""
+        self.late: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,15 +98,18 @@ class Front:
         return await app(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> bool:
-        key = given_key(scope["headers"]) if self.access.key else None
-        return self.access.allows(scope.get("client"), key)
+        return self.access.allows(scope.get("client"), scope["headers"])
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = time.perf_counter()
         if self.busy >= self.concurrency:
+            self._give_up_the_slow(received)
             said = f"{self.concurrency} requests are being answered; come again in a second"
             return await self._refuse(send, Problem("too-many-requests", said), RETRY)
+        task = asyncio.current_task()
+        assert task is not None
         self.busy += 1
+        self.reading[task] = received
         try:
             media, key, length = self._head(scope["headers"])
             if length > self.max_bytes:
@@ -106,6 +119,7 @@ class Front:
             body = message.get("body", b"")
             if message.get("more_body") or message["type"] != "http.request":
                 body = await self._rest(message, body, receive)
+            del self.reading[task]
             engine = self.engine
             if media == JSON:
                 answered = await engine.ask(engine.wire.rows(body), body, received, key or body)
@@ -121,6 +135,12 @@ class Front:
         except Failed as failed:
             log.error("prediction failed", extra={"error": str(failed)})
             return await self._refuse(send, Problem("internal", "the model failed on these rows"))
+        except asyncio.CancelledError:
+            if task not in self.late:
+                raise
+            task.uncancel()
+            said = f"the body did not come within {BODY_SECONDS:g} seconds"
+            return await self._refuse(send, Problem("too-slow", said))
         except Gone:
             return self.meters.refuse(499, "gone")
         except Exception:
@@ -129,6 +149,8 @@ class Front:
             return await self._refuse(send, Problem("internal", said))
         finally:
             self.busy -= 1
+            self.reading.pop(task, None)
+            self.late.discard(task)
         headers = [
             (b"content-type", media),
             (b"content-length", b"%d" % len(payload)),
@@ -142,6 +164,13 @@ class Front:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": payload})
 
+    def _give_up_the_slow(self, now: float) -> None:
+        for task, since in list(self.reading.items()):
+            if now - since > BODY_SECONDS:
+                del self.reading[task]
+                self.late.add(task)
+                task.cancel()
+
     def _head(self, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int]:
         """Content type, routing key and length; raises Refused for another content type."""
         media = key = b""
@@ -150,7 +179,8 @@ class Front:
             if name == b"content-type":
                 media = value
             elif name == b"content-length":
-                length = int(value)
+                # Python reads no number of thousands of digits, and no body is as long.
+                length = int(value) if len(value) <= LONGEST_LENGTH else sys.maxsize
             elif name == b"x-route-key":
                 key = value
         return (media if media == JSON else _plain(media)), key, length
@@ -199,7 +229,7 @@ class Front:
             NOSNIFF,
             *more,
         ]
-        if wrong.status == 413:
+        if wrong.status in (408, 413):
             # What is left of the body is not read: the connection cannot be used again.
             headers.append(CLOSE)
         await send({"type": "http.response.start", "status": wrong.status, "headers": headers})
@@ -220,6 +250,7 @@ def _unauthorized(access: Access) -> Problem:
     said = (
         "send the API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`"
         if access.key
-        else "no API key is set, so only this machine may ask. Set PERENNIAL_API_KEY and start again"
+        else "no API key is set, so only this machine may ask, by the name localhost or 127.0.0.1. Set "
+        "PERENNIAL_API_KEY and start again"
     )
     return Problem("unauthorized", said)

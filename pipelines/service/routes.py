@@ -33,6 +33,8 @@ KNOCK_BYTES = 65_536
 """Largest body of a knock, which is read before anyone knows who sent it."""
 PUTS = 2
 """Posts of labels that are stored at the same time; the others wait."""
+POSTS = 32
+"""Posts of labels that are here at the same time: each may hold as much as `max_mb` and what it says."""
 
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -94,6 +96,7 @@ class Routes:
         self.label_codes = labels.spelled(project.contract)
         self.max_bytes = int(project.task.serve.max_mb * 1e6)
         self._puts = asyncio.Semaphore(PUTS)
+        self._posts = 0
 
     async def model(self, request: Request) -> Response:
         return self._say(self.worker.live.state())
@@ -108,6 +111,16 @@ class Routes:
 
     async def labels(self, request: Request) -> Response:
         """Labels by prediction id: {"labels": [{"id": ..., "label": 0 or 1, or a class}, ...]}."""
+        if self._posts >= POSTS:
+            said = f"{POSTS} posts of labels are being taken; come again in a second"
+            raise Refused(Problem("too-many-requests", said))
+        self._posts += 1
+        try:
+            return await self._labels(request)
+        finally:
+            self._posts -= 1
+
+    async def _labels(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(
@@ -240,7 +253,9 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return answer(error.problem, {"retry-after": "1"} if error.problem.status == 503 else None)
+    return answer(
+        error.problem, {"retry-after": "1"} if error.problem.status in (429, 503) else None
+    )
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -54,7 +54,10 @@ def _untyped(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except msgspec.ValidationError:
         # JSON, but with a number like 1e999 that no float holds: read it as infinity.
-        return json.loads(body.decode(), parse_int=_whole)
+        content = json.loads(body.decode(), parse_int=_whole)
+        # Half of a surrogate pair, which json lets through and no answer can repeat: a ValueError.
+        json.dumps(content, ensure_ascii=False).encode()
+        return content
 
 
 def _whole(digits: str) -> float | int:

@@ -15,7 +15,7 @@ TEXT = 80
 """Longest text of a value that is repeated."""
 
 Kind = Literal[
-    "unreadable", "unauthorized", "not-found", "wrong-method", "too-large",
+    "unreadable", "unauthorized", "not-found", "wrong-method", "too-slow", "too-large",
     "wrong-media-type", "invalid-rows", "invalid-labels", "too-many-requests", "no-model",
     "log-full", "labels-not-taken", "internal",
 ]  # fmt: skip
@@ -25,6 +25,7 @@ KINDS: dict[Kind, tuple[int, str]] = {
     "unauthorized": (401, "An API key is needed"),
     "not-found": (404, "There is nothing at this address"),
     "wrong-method": (405, "This address takes another method"),
+    "too-slow": (408, "The body did not come in time"),
     "too-large": (413, "The body is too large"),
     "wrong-media-type": (415, "The content type is not one that this address takes"),
     "invalid-rows": (422, "The rows are not as the contract allows"),

@@ -155,9 +155,9 @@ class Follower:
 
     def _heed(self, slot: str, version: str, tags: dict[str, str]) -> None:
         """Publish what was tried with success, and say why the version answers as the tags tell now."""
-        now: Version | None = getattr(self.wanted, slot)
         digest, why = tags.get("artifact", ""), telling.why(slot, tags)
-        if now is not None and (now.version, now.digest) == (version, digest):
+        now = self._published(slot, version, digest)
+        if now is not None and _there(now):
             if now.why != why:
                 self._set(**{slot: now.model_copy(update={"why": why})})
             self._set(refused=self._refused_without(version))  # as other files under its number
@@ -168,9 +168,8 @@ class Follower:
         if tried.folder is None:
             self._refuse(tried)
             return
-        made = Version(
-            version=version, folder=tried.folder, digest=digest, since=self.clock(), why=why
-        )
+        since = now.since if now is not None else self.clock()
+        made = Version(version=version, folder=tried.folder, digest=digest, since=since, why=why)
         self._set(**{slot: made, "refused": self._refused_without(version)})
         log.info(
             "published",
@@ -179,8 +178,8 @@ class Follower:
 
     def _consider(self, registry: Registry, slot: str, version: str, digest: str) -> None:
         """Start a try of the version, unless it answers already, is in hand, or is refused for now."""
-        now: Version | None = getattr(self.wanted, slot)
-        if now is not None and (now.version, now.digest) == (version, digest):
+        now = self._published(slot, version, digest)
+        if now is not None and _there(now):
             return
         if version in self._in_hand or self._refused_for_now(version, digest):
             return
@@ -190,6 +189,10 @@ class Follower:
 
         self._in_hand.add(version)
         self.start(work)
+
+    def _published(self, slot: str, version: str, digest: str) -> Version | None:
+        now: Version | None = getattr(self.wanted, slot)
+        return now if now is not None and (now.version, now.digest) == (version, digest) else None
 
     def _refused_for_now(self, version: str, digest: str) -> bool:
         refusal = self.wanted.refused.get(version)
@@ -242,3 +245,9 @@ class Follower:
 
     def _publish(self) -> None:
         self.wanted = self._publisher.publish(self.wanted, self.clock())
+
+
+def _there(version: Version) -> bool:
+    """Workers that answer have it in memory; one that starts needs its files, which a person may have
+    cleaned away."""
+    return (version.folder / "manifest.json").is_file()

@@ -7,6 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pipelines.contract import Contract
 from pipelines.project import Project
 from pipelines.service.access import KEY
 from pipelines.service.pages.page import example, render
@@ -29,12 +30,13 @@ def docs_html(project: Project, worker: Worker, address: str) -> str:
         "docs.html",
         task=project.name,
         label=project.contract.label,
+        classes=project.contract.classes,
         fields=worker.wire.shape.fields,
         curl=curl(address, row) if row else "",
         python=python(address, row) if row else "",
-        bulk=bulk(address, row, _times(worker)) if row else "",
-        labels=labels(address),
-        answer=answer(project.name, worker),
+        bulk=bulk(address, row, _of(worker, "timestamp"), _of(worker, "image")) if row else "",
+        labels=labels(address, project.contract),
+        answer=answer(project.contract, worker),
         problems=[(kind, *KINDS[kind]) for kind in KINDS],
         max_rows=serve.max_rows,
         max_mb=serve.max_mb,
@@ -52,8 +54,9 @@ def curl(address: str, row: dict[str, Any]) -> str:
     return _post(f"{address}/predict", body)
 
 
-def labels(address: str) -> str:
-    body = json.dumps({"labels": [{"id": "<prediction id>", "label": 1}]})
+def labels(address: str, contract: Contract) -> str:
+    label = contract.classes[0] if contract.classes else 1
+    body = json.dumps({"labels": [{"id": "<prediction id>", "label": label}]}, ensure_ascii=False)
     return _post(f"{address}/labels", body)
 
 
@@ -82,9 +85,12 @@ with urlopen(request) as response:
 """
 
 
-def bulk(address: str, row: dict[str, Any], times: tuple[str, ...]) -> str:
-    """times: names of the row's fields that are times, which Arrow has a type of its own for."""
+def bulk(
+    address: str, row: dict[str, Any], times: tuple[str, ...], pictures: tuple[str, ...]
+) -> str:
+    """times, pictures: names of the row's fields that Arrow has types of its own for."""
     return f"""\
+from base64 import b64decode
 from datetime import datetime
 {_imports()}
 import pyarrow as pa
@@ -92,6 +98,8 @@ import pyarrow as pa
 row = {_literal(row)}
 for name in {list(times)!r}:
     row[name] = row[name] and datetime.fromisoformat(row[name])
+for name in {list(pictures)!r}:
+    row[name] = b64decode(row[name])
 table = pa.Table.from_pylist([row] * 1000)
 body = pa.BufferOutputStream()
 with pa.ipc.new_stream(body, table.schema) as stream:
@@ -118,16 +126,22 @@ def _key() -> str:
     return f', "authorization": "Bearer " + os.environ["{KEY}"]' if needs_key() else ""
 
 
-def _times(worker: Worker) -> tuple[str, ...]:
-    return tuple(f.name for f in worker.wire.shape.fields if f.column.type == "timestamp")
+def _of(worker: Worker, kind: str) -> tuple[str, ...]:
+    return tuple(f.name for f in worker.wire.shape.fields if f.column.type == kind)
 
 
-def answer(task: str, worker: Worker) -> str:
-    model = worker.live.champion
+def answer(contract: Contract, worker: Worker) -> str:
+    model, task = worker.live.champion, contract.task
     version = model.version if model else "4"
-    one = {
+    one: dict[str, Any] = {
         "id": f"{task}-{version}-20260401-0a1b2c3d-0",
         "probability": 0.314159,
         "prediction": 0,
     }
-    return json.dumps({"model": task, "version": version, "predictions": [one]}, indent=2)
+    if classes := contract.classes:
+        rest = round((1 - 0.814159) / max(1, len(classes) - 1), 6)
+        each = {name: rest for name in classes} | {classes[0]: 0.814159}
+        one |= {"probability": 0.814159, "prediction": classes[0], "probabilities": each}
+    return json.dumps(
+        {"model": task, "version": version, "predictions": [one]}, indent=2, ensure_ascii=False
+    )
