@@ -7,6 +7,7 @@ import binascii
 import hmac
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pipelines.errors import ParamsError
@@ -67,8 +68,15 @@ class Access:
 
 def _named(headers: Headers) -> bool:
     """Was this machine asked for by its name? Whoever tells no name is no browser."""
-    asked = [value for name, value in headers if name == b"host"]
-    return not asked or PORT.sub(b"", asked[0].lower()) in LOOPBACK_NAMES
+    for name, value in headers:
+        if name == b"host":
+            return _is_loopback(value)
+    return True
+
+
+@lru_cache(maxsize=64)  # of a microsecond, in each request
+def _is_loopback(host: bytes) -> bool:
+    return PORT.sub(b"", host.lower()) in LOOPBACK_NAMES
 
 
 def given_key(headers: Headers) -> bytes | None:
