@@ -144,7 +144,7 @@ class _Clients:
 
 def _request(body: bytes) -> bytes:
     head = (
-        "POST /predict HTTP/1.1\r\nhost: service\r\ncontent-type: application/json\r\n"
+        "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

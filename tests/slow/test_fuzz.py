@@ -44,7 +44,7 @@ def test_what_the_document_allows_is_answered_and_what_it_forbids_is_refused(
     assert "No issues found" in done.stdout
 
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(

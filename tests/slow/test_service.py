@@ -296,7 +296,7 @@ def test_the_end_waits_for_those_who_were_asking_and_loses_no_record(tmp_path: P
         # Half a request is on its way when the end comes, and gets its answer.
         content = json.dumps(body()).encode()
         head = (
-            "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            "POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"content-length: {len(content)}\r\n\r\n"
         )
         with (
