@@ -74,7 +74,7 @@ def _named(headers: Headers) -> bool:
     return True
 
 
-@lru_cache(maxsize=64)  # of a microsecond, in each request
+@lru_cache(maxsize=64)  # asked in each request, for the same few names
 def _is_loopback(host: bytes) -> bool:
     return PORT.sub(b"", host.lower()) in LOOPBACK_NAMES
 
