@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.service.answers import arrow_answer, as_object, json_answer
-from pipelines.service.record import Answered
+from pipelines.service.asked import Answered
 
 PREFIX = "shop-100%x-4-20130401-9f8e7d6c-"
 """A task may be called anything that a file may."""
@@ -36,6 +36,17 @@ def test_a_probability_survives_to_its_last_bit(probability: list[float]) -> Non
         for p in json.loads(json_answer("shop", answered(probability)))["predictions"]
     ]
     assert np.array_equal(np.float32(told), np.float32(probability))
+
+
+@given(probabilities, st.integers(0, 2**60))
+def test_a_lone_row_is_told_as_among_others(probability: list[float], first: int) -> None:
+    """It is written on a way of its own."""
+    together = as_object("shop", answered(probability, first))["predictions"]
+    alone = [
+        as_object("shop", answered([p], first + i))["predictions"][0]
+        for i, p in enumerate(probability)
+    ]
+    assert alone == together
 
 
 def test_ids_count_up_in_hex_and_no_two_are_the_same() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import asdict
 
 from pipelines.journal import JournalFull
+from pipelines.journal.frames import Frame
 from pipelines.serve_params import Challenger, Log, Serve
 from pipelines.service import engine as engines
-from pipelines.service.asked import Failed, Unavailable
+from pipelines.service.asked import Answered, Failed, Unavailable
 from pipelines.service.engine import Engine
-from pipelines.service.record import Answered
 
 
 class Graph:
@@ -46,6 +47,13 @@ class Memory:
     def add(self, **record: Any) -> None:
         self.added.append(record)
         self.pending_bytes += len(record["body"])
+
+    def add_all(self, answers: list[Any], rows: int, at: float) -> None:
+        told = [Frame(*fields) for fields in answers]
+        assert rows == sum(frame.rows for frame in told)
+        for frame in told:
+            assert frame.at == at
+            self.add(**asdict(frame))
 
     def commit(self) -> None:
         if self.full:
@@ -119,6 +127,22 @@ def test_requests_of_one_pass_are_one_call_of_the_model() -> None:
     world = World()
     world.ask(*[[0.5]] * 50)
     assert world.live.champion.artifact.calls == [50]
+
+
+def test_who_comes_a_pass_later_is_in_the_same_call_and_who_comes_after_that_in_the_next() -> None:
+    world = World()
+
+    async def asked_in_turn() -> list[Answered]:
+        first = world.engine.ask([0.25], b"1", 0.0, b"1")
+        await asyncio.sleep(0)
+        second = world.engine.ask([0.5], b"2", 0.0, b"2")
+        await asyncio.sleep(0)
+        third = world.engine.ask([0.75], b"3", 0.0, b"3")
+        return list(await asyncio.gather(first, second, third))
+
+    got = asyncio.run(asked_in_turn())
+    assert [g.probability for g in got] == [[0.25], [0.5], [0.75]]
+    assert world.live.champion.artifact.calls == [2, 1]
 
 
 def test_no_call_of_the_model_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from pipelines.serve_params import Log, Serve
 from pipelines.served import answers, bodies, labels
 from pipelines.service.answers import arrow_answer, json_answer
 from pipelines.service.pages import openapi
-from pipelines.service.record import Answered
+from pipelines.service.asked import Answered
 from pipelines.service.routes import labels_decoder, wrong_labels
 from pipelines.service.verify import compatible
 from pipelines.sources.digits import Digits

@@ -1,4 +1,4 @@
-"""The near limit with batching: the requests of one turn of the event loop share one model call.
+"""The near limit with batching: the requests of two turns of the event loop share one model call.
 
 No validation, no log, no metrics, no version, no errors. `/raw` takes the graph's own arrays.
 """
@@ -24,8 +24,8 @@ class Tick:
     def submit(self, rows: list[dict[str, Any]]) -> asyncio.Future[list[float]]:
         loop = asyncio.get_running_loop()
         if not self.waiting:
-            # Runs after all the requests that this turn has read are parsed: no timer, no wait.
-            loop.call_soon(self.flush)
+            # Runs after all the requests that this turn and the next one read are parsed: no timer.
+            loop.call_soon(loop.call_soon, self.flush)
         answered: asyncio.Future[list[float]] = loop.create_future()
         self.waiting.append((rows, answered))
         return answered

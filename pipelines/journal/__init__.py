@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple, replace
 
-from pipelines.journal.frames import SUFFIX, Frame, framed
+from pipelines.journal.frames import SUFFIX, Fields, Frame, framed
 from pipelines.serve_params import Log
 
 log = logging.getLogger(__name__)
@@ -111,13 +111,18 @@ class Journal:
         fields = (
             first, rows, version, route, at, latency, threshold, media, None, probabilities, body,
         )  # fmt: skip
+        self.add_all([fields], rows, at)
+
+    def add_all(self, answers: list[Fields], rows: int, at: float) -> None:
+        """Those of one moment, `rows` in all; a request at a time costs three times as much."""
         if self._hide is None:
-            frame = framed(fields)
-            self._pending.append(frame)
-            self.pending_bytes += len(frame)
+            made = [framed(fields) for fields in answers]
+            self._pending += made
+            self.pending_bytes += sum(map(len, made))
         else:
-            self._bare.append(Frame(*fields))
-            self.pending_bytes += len(body)
+            bare = [Frame(*fields) for fields in answers]
+            self._bare += bare
+            self.pending_bytes += sum(len(frame.body) for frame in bare)
         self._rows += rows
         if not self._began:
             self._began = at

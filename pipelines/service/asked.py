@@ -1,13 +1,15 @@
-"""One request on its way to its answer, and the two ways in which it gets none."""
+"""One request on its way to its answer, its answers, and the two ways in which it gets none."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from pipelines.journal import JournalFull
-from pipelines.service.record import Answered
 
 
 class Unavailable(Exception):
@@ -20,6 +22,22 @@ class Unavailable(Exception):
 
 class Failed(Exception):
     """The model raised, or answered with something that is no probability."""
+
+
+@dataclass(slots=True)
+class Answered:
+    """The answers to one request."""
+
+    version: str
+    route: str
+    prefix: str
+    """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
+    first: int
+    probability: Sequence[float] | Sequence[list[float]] | np.ndarray
+    """(N,), or (N, K) of each class; of a bulk request as the model gave them."""
+    prediction: Sequence[bool] | Sequence[str] | np.ndarray
+    """Whether it is 1, or which class it is."""
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

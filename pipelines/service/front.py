@@ -85,7 +85,7 @@ class Front:
         if scope["type"] != "http":
             return await self.stock(scope, receive, send)
         path = scope["path"]
-        if path not in OPEN and not self._allowed(scope):
+        if path not in OPEN and not self.access.allows(scope.get("client"), scope["headers"]):
             if path == "/predict":
                 self.meters.refuse(401, "unauthorized")
             return await self._told(send, _unauthorized(self.access), KEY_WANTED)
@@ -96,9 +96,6 @@ class Front:
                 return await self._predict(scope, receive, send)
         app = self.stock if path in STOCK or path.startswith("/static_content/") else self.routes
         return await app(scope, receive, send)
-
-    def _allowed(self, scope: Scope) -> bool:
-        return self.access.allows(scope.get("client"), scope["headers"])
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,13 @@ import numpy as np
 from pipelines.journal import Journal
 from pipelines.journal.frames import id_prefix
 from pipelines.serve_params import Log
+from pipelines.service.asked import Answered, Asked
 from pipelines.service.state import Model
 
 
-@dataclass(slots=True)
-class Answered:
-    """The answers to one request."""
-
-    version: str
-    route: str
-    prefix: str
-    """`<prefix><counter in hex>` names a row's answer; the rows of a request count up from first."""
-    first: int
-    probability: Sequence[float] | Sequence[list[float]] | np.ndarray
-    """(N,), or (N, K) of each class; of a bulk request as the model gave them."""
-    prediction: Sequence[bool] | Sequence[str] | np.ndarray
-    """Whether it is 1, or which class it is."""
-    classes: tuple[str, ...] = ()
-
-
 class Record:
+    """What it records is in the journal and not yet on disk: that is `settle`."""
+
     def __init__(self, task: str, journal: Journal, settings: Log) -> None:
         self.task, self.journal = task, journal
         self.durable = settings.mode == "durable"
@@ -38,24 +24,59 @@ class Record:
         self._counter = 0
         self._today: tuple[tuple[int, str], str] = (0, ""), ""
 
-    def answer(
+    def answers(
         self,
         model: Model,
         route: str,
-        probability: Sequence[float] | Sequence[list[float]] | np.ndarray,
-        prediction: Sequence[bool] | Sequence[str] | np.ndarray,
+        asked: list[Asked],
+        probability: list[Any],
+        prediction: Sequence[bool] | Sequence[str],
+        took: list[float],
+        now: float,
+    ) -> list[Answered]:
+        """Of requests that were answered in one call of the model: their rows one after the other.
+
+        took: seconds of each request.
+        """
+        version, threshold, classes = model.version, model.threshold, model.classes
+        prefix, first, at = self._prefix(model, now), self._counter, 0
+        told, frames = [], []
+        for one, seconds in zip(asked, took, strict=True):
+            rows = len(one.rows)
+            upto = at + rows
+            values = probability[at:upto]
+            told.append(
+                Answered(
+                    version, route, prefix, first + at, values, prediction[at:upto], classes
+                )
+            )
+            frames.append((
+                first + at, rows, version, route, now, seconds, threshold, "json", None,
+                _flat(values, classes), one.body,
+            ))  # fmt: skip
+            at = upto
+        self._counter += at
+        self.journal.add_all(frames, at, now)
+        return told
+
+    def bulk(
+        self,
+        model: Model,
+        route: str,
+        probability: np.ndarray,
+        prediction: Sequence[bool] | Sequence[str],
         *,
         media: str,
         body: bytes,
         seconds: float,
         now: float,
     ) -> Answered:
-        """Named and in the journal; not yet on disk: that is `settle`."""
+        rows, first = len(probability), self._counter
         answered = Answered(
-            model.version, route, self._prefix(model, now), self._counter, probability, prediction,
+            model.version, route, self._prefix(model, now), first, probability, prediction,
             model.classes,
         )  # fmt: skip
-        self._counter += len(probability)
+        self._counter += rows
         self._add(model, answered, media, body, seconds, now)
         return answered
 

@@ -126,9 +126,13 @@ class Shape:
     def consistent(self, rows: list[Row]) -> bool:
         """Do the rows keep what types cannot say: times within limits, columns at most others,
         pictures that can be read? A picture's file is replaced by its pixels."""
-        for field, time in self.clocks:
-            for value in map(time, rows):
+        for row in rows:
+            for field, time in self.clocks:
+                value = time(row)
                 if value.__class__ is dt.datetime and not field.allows_time(value):
+                    return False
+            for _, _, both in self.pairs:
+                if exceeds(*both(row)):
                     return False
         for field in self.pictures:
             for row in rows:
@@ -136,10 +140,6 @@ class Shape:
                 if pixels is None:
                     return False
                 setattr(row, field.attribute, pixels)
-        for _, _, both in self.pairs:
-            for value, limit in map(both, rows):
-                if exceeds(value, limit):
-                    return False
         return True
 
 
