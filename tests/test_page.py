@@ -25,8 +25,8 @@ from pipelines import contract as contracts
 from pipelines.contract import Contract
 from pipelines.project import Project, open_project
 from pipelines.serve_params import Challenger
+from pipelines.service.label_body import labels_decoder
 from pipelines.service.pages import form, page, reference
-from pipelines.service.routes import labels_decoder
 from pipelines.service.state import Model
 from pipelines.wire.read import Wire
 from tests.conftest import REPOSITORY

@@ -22,9 +22,9 @@ from pipelines.paths import Paths
 from pipelines.serve_params import Log, Serve
 from pipelines.served import answers, bodies, labels
 from pipelines.service.answers import arrow_answer, json_answer
-from pipelines.service.pages import openapi
 from pipelines.service.asked import Answered
-from pipelines.service.routes import labels_decoder, wrong_labels
+from pipelines.service.label_body import labels_decoder, wrong_labels
+from pipelines.service.pages import openapi
 from pipelines.service.verify import compatible
 from pipelines.sources.digits import Digits
 from pipelines.wire.json_schema import row_schema

@@ -113,7 +113,7 @@ class Journal:
         )  # fmt: skip
         self.add_all([fields], rows, at)
 
-    def add_all(self, answers: list[Fields], rows: int, at: float) -> None:
+    def add_all(self, answers: Sequence[Fields], rows: int, at: float) -> None:
         """Those of one moment, `rows` in all; a request at a time costs three times as much."""
         if self._hide is None:
             made = [framed(fields) for fields in answers]

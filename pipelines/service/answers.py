@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from pipelines.service.asked import Answered
 
 
-_LONE = (
-    b'{"model":"%b","version":"%b","predictions":[{"id":"%b%x","probability":%.9g,"prediction":%d}]}'
-)
+_LONE = b'{"model":"%b","version":"%b","predictions":[{"id":"%b%x","probability":%.9g,"prediction":%d}]}'
 
 
 def json_answer(task: str, answered: Answered) -> bytes:
     """Written by hand: each part is known to need no escaping (the test reads it back as JSON)."""
     prefix, at = answered.prefix, answered.first
-    if len(answered.probability) == 1 and not answered.classes:  # as most are: in a third of the time
+    if (
+        len(answered.probability) == 1 and not answered.classes
+    ):  # as most are: in a third of the time
         return _LONE % (
             task.encode(), answered.version.encode(), prefix.encode(), at,
             answered.probability[0], answered.prediction[0],

@@ -46,9 +46,7 @@ class Record:
             upto = at + rows
             values = probability[at:upto]
             told.append(
-                Answered(
-                    version, route, prefix, first + at, values, prediction[at:upto], classes
-                )
+                Answered(version, route, prefix, first + at, values, prediction[at:upto], classes)
             )
             frames.append((
                 first + at, rows, version, route, now, seconds, threshold, "json", None,

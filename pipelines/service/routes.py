@@ -7,24 +7,24 @@ import logging
 import os
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipelines.contract import Contract
 from pipelines.errors import PipelineError
 from pipelines.labelled import Counted
 from pipelines.project import Project
 from pipelines.served import labels
 from pipelines.service import webhook
+from pipelines.service.label_body import labels_decoder, wrong_labels
 from pipelines.service.pages import openapi, page, reference
+from pipelines.service.refusals import HANDLERS, SECURITY, answer
 from pipelines.service.worker import Worker
-from pipelines.wire.problem import Mistake, Problem, Refused
+from pipelines.wire.problem import Problem, Refused
 
 log = logging.getLogger(__name__)
 
@@ -35,58 +35,6 @@ PUTS = 2
 """Posts of labels that are stored at the same time; the others wait."""
 POSTS = 32
 """Posts of labels that are here at the same time: each may hold as much as `max_mb` and what it says."""
-
-SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'",
-    "cache-control": "no-store",
-}
-
-
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=openapi.LONGEST_ID)]
-ZeroOrOne = (
-    Annotated[int, msgspec.Meta(ge=0, le=1)]
-    | Annotated[float, msgspec.Meta(ge=0.0, le=1.0, multiple_of=1.0)]
-)
-"""1.0 is 1, to JSON Schema and to whoever writes a column with gaps."""
-
-
-def labels_decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
-    """Body -> its labels, each an id and a label that the contract knows."""
-    told: Any = Literal[contract.classes] if contract.classes else ZeroOrOne
-    label: Any = msgspec.defstruct(
-        "Label", [("id", Id), ("label", told)], forbid_unknown_fields=True
-    )
-    many: Any = Annotated[list[label], msgspec.Meta(min_length=1, max_length=openapi.MOST_LABELS)]
-    return msgspec.json.Decoder(
-        msgspec.defstruct("Labels", [("labels", many)], forbid_unknown_fields=True)
-    )
-
-
-def answer(wrong: Problem, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        wrong.body(), wrong.status, SECURITY | (headers or {}), "application/problem+json"
-    )
-
-
-LABELS_ALLOWED = {
-    "id": f"the prediction id of an answer, 1 to {openapi.LONGEST_ID} characters",
-    "labels": f"1 to {openapi.MOST_LABELS:,} objects with id and label",
-}
-
-
-def wrong_labels(said: str, classes: tuple[str, ...]) -> Problem:
-    """said: msgspec's words, e.g. Expected `int` <= 1 - at `$.labels[0].label`."""
-    what, _, path = said.partition(" - at `$.")
-    field = path.rstrip("`") or "labels"
-    known = {"label": f"one of {', '.join(classes)}" if classes else "0 or 1", **LABELS_ALLOWED}
-    allowed = known.get(field.rpartition(".")[2], "an object with id and label, no more")
-    mistake = Mistake(field, allowed, f"{field}: {what}; allowed: {allowed}")
-    return Problem("invalid-labels", mistake.message, (mistake,))
 
 
 class Routes:
@@ -228,39 +176,10 @@ def routes(project: Project, worker: Worker) -> Starlette:
             Route("/labels", r.labels, methods=["POST"]),
             Route("/hooks/mlflow", r.knock, methods=["POST"]),
         ],
-        exception_handlers={
-            HTTPException: _http,
-            Refused: _refused,
-            ClientDisconnect: _gone,
-            Exception: _fault,
-        },
+        exception_handlers=HANDLERS,
     )
 
 
 async def _never(request: Request) -> Response:
     """Front answers POST /predict; named here so that other methods get 405 and not 404."""
     raise AssertionError("Front answers /predict")
-
-
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        said = f"{request.method} {request.url.path}; allowed: {headers.get('Allow', '')}"
-        return answer(Problem("wrong-method", said), headers)
-    return answer(Problem("not-found", f"there is nothing at {request.url.path}"))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return answer(
-        error.problem, {"retry-after": "1"} if error.problem.status in (429, 503) else None
-    )
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    return answer(Problem("internal", "the service made a mistake; its log says which"))
