@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pipelines.settings import Settings
 from pipelines.train_params import Train
 
-Value = bool | int | float | str
+Value = bool | int | float | str | None
 
 
 class Dimension(Settings):
@@ -119,7 +119,7 @@ def _allowed(key: str, field: FieldInfo, dimension: Dimension) -> None:
     for value in dimension.named:
         number = dimension.choices is None and whole(field)
         try:
-            _adapter(field).validate_python(int(value) if number else value)
+            _adapter(field).validate_python(int(value) if number and value is not None else value)
         except ValidationError as error:
             raise ValueError(f"{key} is {value!r}: {error.errors()[0]['msg']}") from None
 

@@ -87,7 +87,7 @@ def contains(space: Mapping[str, Dimension], values: Values) -> bool:
                 return False
             continue
         low, high = dimension.bounds
-        if isinstance(value, str) or not low <= value <= high:
+        if value is None or isinstance(value, str) or not low <= value <= high:
             return False
         if dimension.step is not None:
             steps = (value - low) / dimension.step

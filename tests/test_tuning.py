@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import time as clock
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines import contract, params, params_text, store, tuning
 from pipelines.adapters import tune_store
 from pipelines.adapters.tuner import PRESENT, Study
 from pipelines.crew import Crew, Report
-from pipelines.errors import ParamsError, RegistryError
+from pipelines.errors import ParamsError, PipelineError, RegistryError
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared
@@ -296,6 +297,21 @@ def test_a_trial_reads_train_rows_only_and_gives_one_score_a_fold(tmp_path: Path
     assert told[-1] == pytest.approx(alone.scores[0]), "with one fold, epochs are told"
 
 
+def test_a_fold_inside_an_outer_one_needs_two_labels_as_well(tmp_path: Path):
+    at = prepare(tmp_path)
+    task, agreed = params.task(at.params, "orders"), contract.load(at.contract)
+    file = at.prepared / "train.npz"
+    rows = dict(np.load(file))
+    (one, *_) = tuning.outer(rows["time"], task.tune.outer_folds, task.tune.folds)
+    inner = tuning.folds(rows["time"][: one.judged.start], task.tune.folds)[0].judged
+    rows["label"] = np.arange(len(rows["label"])) % 5 == 0
+    rows["label"][inner] = 0
+    store.write_arrays(file, **rows)
+    said = rf"train rows {inner.start} to {inner.stop} into a part .* one label only"
+    with pytest.raises(ParamsError, match=said):
+        stage.run("orders", task, agreed, at, workers=1, nested=True)
+
+
 def test_a_training_that_breaks_down_is_an_answer(tmp_path: Path):
     at = prepare(tmp_path)
     task = params.task(at.params, "orders")
@@ -405,6 +421,68 @@ def test_a_search_that_was_stopped_tries_what_it_would_have_tried(tmp_path: Path
     assert again.left(9) == 3, "a trial that a killed process left open does not count"
     again.bury()
     assert work_off(again, 9) == whole
+
+
+@pytest.mark.parametrize("whose", ["another host's", "one whose pid is another's now"])
+def test_a_trial_left_open_in_sqlite_is_failed_whoever_had_it(
+    tmp_path: Path, whose: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As after a restart in another container: the lock says that nobody is at it."""
+    with monkeypatch.context() as then:
+        if whose == "another host's":
+            then.setattr(socket, "gethostname", lambda: "elsewhere")
+        else:
+            then.setattr(os, "getpid", lambda: 1)
+        opened(tmp_path).ask(TODAY)
+    again = opened(tmp_path)
+    again.bury()
+    assert work_off(again, 3)[0] == TODAY
+
+
+def test_the_present_settings_are_tried_however_few_trials_are_left(tmp_path: Path):
+    study = opened(tmp_path)
+    present, *others = [study.ask(TODAY) for _ in range(4)]
+    for trial in others:
+        study.tell(trial, None, ())
+    study.fail(present)
+    assert study.left(3) == 1
+    assert study.ask(TODAY).index == PRESENT
+    assert study.left(3) == 0
+
+
+def test_what_another_command_has_not_ended_is_told(tmp_path: Path):
+    study = opened(tmp_path)
+    study.ask(TODAY)
+    study.tell(study.ask(TODAY), 0.5, (0.5,))
+    with pytest.raises(
+        PipelineError, match="another command has the trial of the present settings"
+    ):
+        stage._present(study.tried())
+
+
+def test_nothing_is_stopped_for_a_trial_that_was_killed(tmp_path: Path):
+    """It is tried again, and Optuna's own pruner counts both."""
+
+    def search(name: str, killed: bool) -> list[bool]:
+        study = opened(tmp_path, "random", name)
+        if killed:
+            study.step(study.ask(TODAY), 1, 0.60)
+            study = opened(tmp_path, "random", name)
+            study.bury()
+        return [study.step(study.ask(TODAY), 1, value) for value in (0.60, 0.70, 0.62, 0.65)]
+
+    assert search("whole", False) == search("killed", True) == [True, True, False, True]
+
+
+def test_a_setting_that_may_be_null_is_tried_from_null_on(tmp_path: Path):
+    space = {"backbone.unfreeze": Dimension(choices=(0, None, 2))}
+    study = opened(tmp_path, "grid", space=space)
+    while study.left(9):
+        study.tell(study.ask({"backbone.unfreeze": None}), 0.5, (0.5,))
+    assert next(t.values["backbone.unfreeze"] for t in study.tried()) is None
+    assert {t.values["backbone.unfreeze"] for t in study.tried()} == {0, None, 2}
+    bounds = {"backbone.layer_decay": Dimension(low=0.5, high=1.0)}
+    assert not tuning.contains(bounds, {"backbone.layer_decay": None})
 
 
 def test_tpe_learns_and_comes_near_the_best(tmp_path: Path):

@@ -14,7 +14,7 @@ import random
 import socket
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipelines import tuning
 from pipelines.adapters.tune_store import reaching
@@ -62,11 +62,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._url, self._tune, self._seed = url, tune, seed
-        pruner = (
-            optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALF)
-            if tune.pruner == "successive_halving"
-            else optuna.pruners.NopPruner()
-        )
+        pruner = _halving() if tune.pruner == "successive_halving" else optuna.pruners.NopPruner()
         # Another process writes for milliseconds; the default, five seconds, is short of a busy disk.
         waits = {"timeout": 60} if url.startswith("sqlite") else {}
         with reaching(url):
@@ -93,9 +89,11 @@ class Study:
     def left(self, trials: int) -> int:
         """How many more to ask for."""
         missing = trials - len(self.tried()) - len(self._open)
-        if self._tune.sampler != "grid":
-            return missing
-        return min(missing, len(self._unasked()) + (self._free_index() == PRESENT))
+        present = self._free_index() == PRESENT
+        if self._tune.sampler == "grid":
+            missing = min(missing, len(self._unasked()) + present)
+        # Whatever else was tried: without them there is nothing to compare with.
+        return max(missing, int(present))
 
     def ask(self, values_today: Values) -> Trial:
         """The settings of today first, then what the sampler chooses.
@@ -230,11 +228,37 @@ def _distribution(key: str, dimension: Dimension) -> optuna.distributions.BaseDi
     return distributions.FloatDistribution(low, high, log=dimension.log, step=step)
 
 
+def _halving() -> optuna.pruners.BasePruner:
+    """Optuna's, which counts failed trials as well: what was killed is tried once more, and would
+    count twice, so that a search that was killed stopped others than one that was not."""
+    from optuna.pruners import SuccessiveHalvingPruner
+    from optuna.trial import TrialState
+
+    class Counting:
+        """The study without them; all else of it as it is (`prune` reads the trials, optuna 4)."""
+
+        def __init__(self, study: optuna.Study) -> None:
+            self._all = study
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._all, name)
+
+        def get_trials(self, deepcopy: bool = True) -> list[optuna.trial.FrozenTrial]:
+            every = self._all.get_trials(deepcopy=deepcopy)
+            return [trial for trial in every if trial.state != TrialState.FAIL]
+
+    class Halving(SuccessiveHalvingPruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return super().prune(cast("optuna.Study", Counting(study)), trial)
+
+    return Halving(min_resource=1, reduction_factor=HALF)
+
+
 def _left_behind(trial: optuna.trial.FrozenTrial, url: str) -> bool:
+    if url.startswith("sqlite"):  # nobody else is at it: we hold the lock
+        return True
     host, _, pid = str(trial.user_attrs.get("process", "")).rpartition(":")
     if not host:
-        if url.startswith("sqlite"):  # nobody else is at it: we hold the lock
-            return True
         began = trial.datetime_start
         return began is not None and dt.datetime.now() - began > UNOWNED
     return host == socket.gethostname() and (int(pid) == os.getpid() or not alive(int(pid)))

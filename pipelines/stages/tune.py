@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from contextlib import closing
 from functools import partial
@@ -74,7 +75,8 @@ def run(
     prepared, rows = load_prepared(at, name), load_rows(at, "train", task)
     folds = tuning.folds(rows.time, task.tune.folds)
     outer = tuning.outer(rows.time, task.tune.outer_folds, task.tune.folds) if nested else ()
-    for fold in (*folds, *outer):
+    inner = [tuning.folds(rows.time[: fold.judged.start], task.tune.folds) for fold in outer]
+    for fold in (*folds, *outer, *itertools.chain(*inner)):
         _two_labels(name, rows.label, fold)
     study = study_name(name, task, at)
     opened = partial(Study, storage_url(at), tune=task.tune, seed=task.train.seed)
@@ -88,10 +90,9 @@ def run(
     try:
         with closing(Crew(workers, bench, name, task, at)) as crew:
             earned = []
-            for number, fold in enumerate(outer, 1):
-                inner = tuning.folds(rows.time[: fold.judged.start], task.tune.folds)
+            for number, (fold, before) in enumerate(zip(outer, inner, strict=True), 1):
                 of_fold = opened(f"{study}-outer{number}.{len(outer)}")
-                search(task, crew, recorded, of_fold, inner, f"outer {number} ")
+                search(task, crew, recorded, of_fold, before, f"outer {number} ")
                 earned.append(_earned(crew, of_fold, fold))
             search(task, crew, recorded, main, folds)
         tried = main.tried()
@@ -153,7 +154,12 @@ def _earned(crew: Crew, study: Study, fold: Fold) -> Earned:
 
 def _present(tried: list[Tried]) -> Tried:
     """Raises ParamsError where no training with it can be judged: there is nothing to compare with."""
-    present = next(t for t in tried if t.index == PRESENT)
+    present = next((t for t in tried if t.index == PRESENT), None)
+    if present is None:
+        raise PipelineError(
+            "another command has the trial of the present settings, and has not ended it. When it "
+            "has, the same command goes on from here"
+        )
     if present.score is None:
         raise ParamsError(
             "params.yaml: a training with the present settings broke down: its loss is not finite. "
