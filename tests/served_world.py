@@ -84,7 +84,7 @@ class Worker:
         self.journal.add(
             first=first, rows=len(rows), version=version, route=route, at=at, latency=0.001,
             threshold=0.5, media=media, body=BODIES[media](rows, self.contract) if body is None else body,
-            probabilities=values.tolist() if media == "json" else values.tobytes(),
+            probabilities=values.ravel().tolist() if media == "json" else values.tobytes(),
         )  # fmt: skip
         self.journal.commit()
         prefix = id_prefix(self.contract.task, version, at, self.journal.worker)

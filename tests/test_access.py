@@ -25,7 +25,7 @@ from pipelines.project import open_project
 from pipelines.serve_params import Serve
 from pipelines.service.access import Access, given_key, key_from_environment, must_have_key
 from pipelines.service.front import Front
-from pipelines.service.routes import POSTS, Routes
+from pipelines.service.routes import POSTS, Routes, routes
 from pipelines.wire.problem import Refused
 
 KEY = b"0123456789abcdef0123"
@@ -241,7 +241,7 @@ def test_a_client_that_vanished_in_its_body_loses_its_place_when_there_is_no_oth
 def test_only_so_many_posts_of_labels_are_here_at_the_same_time(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    routes = Routes(open_project("flights"), cast(Any, None))
+    service = Routes(open_project("flights"), cast(Any, None))
     request: Any = None
 
     async def run() -> None:
@@ -251,17 +251,42 @@ def test_only_so_many_posts_of_labels_are_here_at_the_same_time(
             await stored.wait()
             return "stored"
 
-        monkeypatch.setattr(routes, "_labels", store)
-        posts = [asyncio.create_task(routes.labels(request)) for _ in range(POSTS)]
+        monkeypatch.setattr(service, "_labels", store)
+        posts = [asyncio.create_task(service.labels(request)) for _ in range(POSTS)]
         await asyncio.sleep(0)
         with pytest.raises(Refused) as refused:
-            await routes.labels(request)
+            await service.labels(request)
         assert refused.value.problem.status == 429
         stored.set()
         assert await asyncio.gather(*posts) == ["stored"] * POSTS
-        assert await routes.labels(request) == "stored"
+        assert await service.labels(request) == "stored"
 
     asyncio.run(run())
+
+
+def test_a_post_of_labels_whose_client_vanished_gives_its_place_back(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.service.routes.BODY_SECONDS", 0.01)
+    app = routes(open_project("flights"), cast(Any, None))
+    told: list[Any] = []
+    started = [{"type": "http.request", "body": b'{"labels": [', "more_body": True}]
+
+    async def receive() -> Any:
+        return started.pop() if started else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {
+        "type": "http", "path": "/labels", "method": "POST", "headers": headers, "client": HERE,
+        "query_string": b"", "root_path": "",
+    }  # fmt: skip
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
+    assert told[0]["status"] == 408
+    assert (b"connection", b"close") in told[0]["headers"]
+    assert json.loads(told[1]["body"])["type"] == "/problems/too-slow"
 
 
 @pytest.mark.parametrize("length", [b"0" * 4400 + b"2", b"9" * 4400, b"9" * 19])

@@ -66,6 +66,24 @@ def follow(registry: FakeRegistry, tmp_path: Path, clock: Clock) -> Follower:
     return made(tmp_path, registry, clock)
 
 
+@pytest.mark.parametrize(
+    "tags", [{"verdict": "hold"}, {"verdict": "promote", "rolled_back": "true"}]
+)
+def test_a_challenger_that_was_found_to_be_worse_answers_nobody(
+    registry: FakeRegistry, tmp_path: Path, clock: Clock, tags: dict[str, str]
+):
+    """It keeps its alias until the next training. As a shadow nobody hears it, and it goes on."""
+    registry.name("1", "2")
+    canary, shadow = (
+        made(tmp_path / route, registry, clock, route=route) for route in ("canary", "shadow")
+    )
+    assert looks(canary).challenger is not None, "nobody has judged it"
+    registry.set_tags("2", tags)
+    clock.now += aliases.REST
+    assert looks(canary).challenger is None
+    assert looks(shadow).challenger is not None
+
+
 # What is published ------------------------------------------------------------------------------
 
 

@@ -43,6 +43,21 @@ def at(tmp_path: Path) -> Paths:
     return Paths(tmp_path, "pumps")
 
 
+def test_a_registry_counts_as_followed_only_while_the_keeper_looks(
+    at: Paths, models: dict[str, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("pipelines.service.live.time.time", lambda: now)
+    assert not Worker(at).live.registry_followed(), "the keeper has not spoken"
+    for reach, ago, followed in (
+        (Reach(), 5.0, True),
+        (Reach(), wanted.QUIET_SECONDS + 1, False),
+        (Reach(reachable=False), 5.0, False),
+    ):
+        say(at, models["1"], registry=reach, looked_at=now - ago)
+        assert Worker(at).live.registry_followed() is followed
+
+
 class Worker:
     """Live, and what it told of its swaps."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines import contract as contracts
 from pipelines import labelled, metrics, served
 from pipelines.adapters.registry import CHAMPION
 from pipelines.paths import Paths
@@ -16,10 +17,12 @@ from pipelines.records import Verdict
 from pipelines.served import live
 from pipelines.served.live import Answers, Live, Sample, compare, gathered
 from pipelines.stages import promote as stage
+from tests.conftest import REPOSITORY
 from tests.fakes import BETTER, PUMPS, WORSE, pump_graph, pump_model, pumps
 from tests.gate_world import TASK, World, build
 from tests.served_world import DAY, NOON, Worker
 
+DIGITS = contracts.load(REPOSITORY / "contracts" / "digits.yaml")
 SETTINGS = TASK.gate.model_copy(update={"bootstrap": 200})
 NOBODY = Answers(np.empty(0, np.int64), np.empty(0))
 NOTHING = Sample(NOBODY, NOBODY)
@@ -219,6 +222,34 @@ def test_who_asks_again_and_again_counts_once(at, worker):
         tell(at, worker.answer(rows, version="1"), rows)
         worker.answer(rows, version="2", route="shadow", first=first)
     assert len(gathered(at, PUMPS, "1", "2").shadow.champion.label) == 5
+
+
+@pytest.mark.parametrize("way", ["shadow", "canary"])
+def test_of_classes_the_probabilities_of_each_are_compared(tmp_path, way):
+    worker, rng = Worker(tmp_path, DIGITS), np.random.default_rng(7)
+    label = np.arange(600) % 10
+    rows = pd.DataFrame({
+        "time": pd.Timestamp("2024-01-01"), "id": [f"d{i}" for i in range(600)], "image": "",
+    })  # fmt: skip
+    noise = rng.dirichlet(np.ones(10), 600)
+    good = 0.7 * np.eye(10)[label] + 0.3 * noise
+    given = worker.answer(rows, good, "1", media="json")
+    if way == "shadow":
+        worker.answer(rows, noise, "2", "shadow", first=0)
+    else:
+        given += worker.answer(rows, noise, "2", "canary")
+    pairs = list(zip(given, [*label.tolist()] * 2, strict=False))
+    labelled.put(worker.at.served_labels, pairs, lambda some: some)
+    found = gathered(worker.at, DIGITS, "1", "2")
+    sample = getattr(found, way)
+    assert sample.challenger.probability.shape == (600, 10)
+    enough = SETTINGS.model_copy(update={"min_rows": 600, "min_class_rows": 60})
+    assert sample.enough(enough)
+    assert not sample.enough(enough.model_copy(update={"min_class_rows": 61}))
+    check, figures = compare(found, enough, 7)
+    assert not check.passed
+    assert figures["live_champion_auc"] > 0.99
+    assert abs(figures["live_challenger_auc"] - 0.5) < 0.05
 
 
 def test_without_anything_served_nothing_is_gathered(at):

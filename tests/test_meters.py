@@ -123,3 +123,14 @@ def test_a_dead_workers_gauges_may_be_gone_already(
     monkeypatch.setattr(multiprocess, "mark_process_dead", gone)
     worker.forget_dead_workers()
     assert asked == [2**22 + 1]
+
+
+def test_what_counts_changes_is_there_before_the_first_one(
+    registry: CollectorRegistry, meters: Meters
+) -> None:
+    """Prometheus' `increase` does not see that a series was born with 1."""
+    for slot in ("champion", "challenger"):
+        for outcome in ("swapped", "failed", "tripped"):
+            assert value(registry, "perennial_swaps_total", slot=slot, outcome=outcome) == 0
+    for outcome in ("accepted", "repeated", "conflicting", "unknown"):
+        assert value(registry, "perennial_labels_total", outcome=outcome) == 0

@@ -128,7 +128,7 @@ def test_every_address_says_each_status_that_it_answers():
     faults = {"400", "401", "413", "415", "422", "500"}
     assert said == {
         "/predict": {"200", "408", "429", "503"} | faults,
-        "/labels": {"200", "429", "503"} | faults,
+        "/labels": {"200", "408", "429", "503"} | faults,
         "/model": {"200", "401", "500"},
         "/livez": {"200", "503"},
         "/readyz": {"200", "503"},

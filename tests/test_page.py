@@ -156,9 +156,17 @@ def test_a_challenger_is_told_with_its_share(project: Project, model: Model) -> 
         ("http://mlflow:5000/", "http://mlflow:5000/#/models/pumps/versions/4", ""),
         ("https://me:pass@host/base", "https://host/base/#/models/pumps/versions/4", ""),
         ("postgresql://me:p@ss@db/x", "", "mlflow ui --backend-store-uri postgresql://db/x"),
+        (
+            "postgresql://me:pass@/x?host=/var/run/postgresql", "",
+            "mlflow ui --backend-store-uri postgresql:///x",
+        ),
+        (
+            "postgresql://db/x?user=me&password=pass", "",
+            "mlflow ui --backend-store-uri postgresql://db/x",
+        ),
         ("javascript:alert(1)", "", "mlflow ui --backend-store-uri 'javascript:alert(1)'"),
     ],
-)
+)  # fmt: skip
 def test_mlflow_is_a_link_or_the_command_that_opens_it_and_never_a_password(
     uri: str, address: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

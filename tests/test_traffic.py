@@ -94,6 +94,17 @@ def test_a_slow_challenger_is_taken_off_after_a_full_window() -> None:
     assert live.tripped == ["median 20.0 ms a prediction (10 allowed)"]
 
 
+def test_many_rows_at_once_are_no_reason() -> None:
+    found, live = traffic(latency_ms=10.0)
+    for _ in range(3 * WEIGHED):
+        found.weigh(live.challenger, False, 0.5, rows=10_000)
+        found.weigh(live.challenger, False, 0.009, rows=1)
+    assert live.tripped == []
+    for _ in range(WEIGHED):
+        found.weigh(live.challenger, False, 2.0, rows=10_000)
+    assert live.tripped == ["median 12.7 ms a prediction (10 allowed)"]
+
+
 def test_a_few_slow_predictions_are_no_reason() -> None:
     found, live = traffic(latency_ms=10.0)
     challenger = live.challenger

@@ -30,16 +30,15 @@ ONE_SIGMA = 0.6827
 
 @dataclass(frozen=True)
 class Answers:
-    """label (N,) 0 or 1; probability (N,)."""
+    """label (N,), 0 or 1, or the place of the class; probability (N,), or (N, K) of each class."""
 
     label: np.ndarray
     probability: np.ndarray
 
     def enough(self, settings: Gate) -> bool:
-        return (
-            len(self.label) >= settings.min_rows
-            and min(self.label.sum(), (1 - self.label).sum()) >= settings.min_class_rows
-        )
+        classes = self.probability.shape[1] if self.probability.ndim == 2 else 2
+        of_each = np.bincount(self.label, minlength=classes)
+        return len(self.label) >= settings.min_rows and of_each.min() >= settings.min_class_rows
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _not_judged(live: Live, settings: Gate) -> tuple[Check, dict[str, float]]:
     rows = max(len(sample.challenger.label) for sample in (live.shadow, live.canary))
     reason = (
         f"not judged: {rows} labelled answers of the challenger over HTTP, of at least "
-        f"{settings.min_rows}, {settings.min_class_rows} of either label, of both"
+        f"{settings.min_rows}, {settings.min_class_rows} of each label, of both"
     )
     check = Check(name="live", passed=True, value=rows, limit=settings.min_rows, reason=reason)
     return check, {"live_rows": float(rows)}
@@ -145,4 +144,6 @@ def _apart(sample: Sample, settings: Gate, seed: int) -> Interval:
 
 
 def _answers(rows: pd.DataFrame, column: str) -> Answers:
-    return Answers(rows["label"].to_numpy(dtype=np.int64), rows[column].to_numpy(dtype=np.float64))
+    # Of classes, a cell is an array.
+    probability = np.array(rows[column].tolist(), dtype=np.float64)
+    return Answers(rows["label"].to_numpy(dtype=np.int64), probability)

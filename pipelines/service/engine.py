@@ -181,10 +181,11 @@ class Engine:
         except Exception as error:
             self.meters.failed(model.version)
             if model is not self.live.champion:
-                self.traffic.weigh(model, True, 0.0)
+                self.traffic.weigh(model, failed=True)
             raise Failed(f"version {model.version}: {type(error).__name__}: {error}") from error
         if model is not self.live.champion:
-            self.traffic.weigh(model, False, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self.traffic.weigh(model, False, took, len(probability))
         return probability
 
     def _shadow_later(self, asked: list[Asked], answers: list[Answered], now: float) -> None:

@@ -60,6 +60,9 @@ class Live:
         """For ever. Each slot by itself: a champion does not wait for a challenger that is slow."""
         await asyncio.gather(*(self._follow(slot) for slot in SLOTS))
 
+    def registry_followed(self) -> bool:
+        return state.registry_followed(self._watch, time.time())
+
     def trip(self, model: Model, reason: str) -> None:
         """The challenger gets no more requests, in any worker, until the alias names another.
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import bisect
 from collections import Counter as Tally
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.labelled import Counted
 from pipelines.wire.read import Wire
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ class Meters:
             multiprocess_mode="livemin",
         )  # fmt: skip
         self.registry_up = Gauge(
-            "perennial_registry_reachable", "1 when the registry answered the keeper last time.",
+            "perennial_registry_reachable",
+            "1 when the registry answered the keeper, less than a minute ago.",
             ["task"], multiprocess_mode="livemin",
         ).labels(**t)  # fmt: skip
         self.refused = Gauge(
@@ -87,6 +90,12 @@ class Meters:
             "perennial_monitor_last_seconds", "When the monitor last spoke, Unix time; 0: never.",
             ["task"], multiprocess_mode="livemax",
         ).labels(**t)  # fmt: skip
+        # Born at 0: that it began with 1 no `increase` would see.
+        for outcome in ("swapped", "failed", "tripped"):
+            for slot in ("champion", "challenger"):
+                self.swaps.labels(task, slot, outcome)
+        for sort in fields(Counted):
+            self.labels.labels(task, sort.name)
         self._children: dict[tuple[str, str], Histogram] = {}
         self._lost_before = self._written_before = 0
 

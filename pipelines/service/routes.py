@@ -20,6 +20,7 @@ from pipelines.labelled import Counted
 from pipelines.project import Project
 from pipelines.served import labels
 from pipelines.service import webhook
+from pipelines.service.front import BODY_SECONDS
 from pipelines.service.label_body import labels_decoder, wrong_labels
 from pipelines.service.pages import openapi, page, reference
 from pipelines.service.refusals import HANDLERS, SECURITY, answer
@@ -147,15 +148,18 @@ class Routes:
         return Response(text, media_type=media, headers=SECURITY)
 
     async def _body(self, request: Request, most: int) -> bytes:
+        """A client that is lost in the middle of it says nothing, and would keep its place for ever."""
         body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise Refused(
-                    Problem(
-                        "too-large", f"the body is larger than {most} bytes. Send less at a time"
-                    )
-                )
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > most:
+                        said = f"the body is larger than {most} bytes. Send less at a time"
+                        raise Refused(Problem("too-large", said))
+        except TimeoutError:
+            said = f"the body did not come within {BODY_SECONDS:g} seconds"
+            raise Refused(Problem("too-slow", said)) from None
         return bytes(body)
 
     def _say(self, value: Any) -> Response:

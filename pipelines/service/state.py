@@ -67,6 +67,12 @@ def waiting_for(at: Paths, watch: Watch, failure: Failure | None) -> str:
     return now.said or "it is being loaded"
 
 
+def registry_followed(watch: Watch, now: float) -> bool:
+    """Did the registry answer the keeper, and did the keeper ask it just now? now: Unix time."""
+    said = watch.look() or Wanted()
+    return said.registry.reachable and now - said.looked_at < wanted.QUIET_SECONDS
+
+
 def told(
     at: Paths,
     watch: Watch,

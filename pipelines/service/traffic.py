@@ -17,6 +17,8 @@ POINTS = 10_000
 """Finest share: one request in ten thousand."""
 WEIGHED = 100
 """Predictions whose median time is judged."""
+BLOCK = 64
+"""Rows that count as one prediction: that clients send thousands at a time is no fault of the model's."""
 
 
 class Traffic:
@@ -42,15 +44,16 @@ class Traffic:
         digest = hashlib.blake2b(key, digest_size=4, key=self._salt).digest()
         return int.from_bytes(digest, "big") % POINTS < self.limits.share * POINTS
 
-    def weigh(self, model: Model, failed: bool, seconds: float) -> None:
+    def weigh(self, model: Model, failed: bool, seconds: float = 0.0, rows: int = 1) -> None:
         """One prediction of the challenger; takes it off when its limits are passed.
 
-        seconds: of the call of the model. Another version starts with a clean slate.
+        seconds: of the call of the model, with so many rows. Another version starts with a clean
+        slate.
         """
         if model.version != self._weighed:
             self._weighed, self._failures = model.version, 0
             self._seconds.clear()
-        reason = self._failed() if failed else self._slow(seconds)
+        reason = self._failed() if failed else self._slow(seconds / -(-rows // BLOCK))
         if reason:
             log.error("challenger taken off", extra={"version": model.version, "reason": reason})
             self._weighed = ""  # named again, it starts with a clean slate too

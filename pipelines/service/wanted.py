@@ -13,6 +13,9 @@ from pipelines import store
 from pipelines.paths import Paths
 from pipelines.records import Record
 
+QUIET_SECONDS = 60.0
+"""A keeper looks more than once a second; one that has not for this long hangs or is gone."""
+
 
 class Version(Record):
     """A version that was fetched and verified, and may answer."""

@@ -119,9 +119,8 @@ class Worker:
             self.meters.live_since.labels(name, slot).set(model.since if model else 0)
             number = int(model.version) if model and model.version.isdigit() else 0
             self.meters.version.labels(name, slot).set(number)
-        said = state.state()
-        self.meters.registry_up.set(1 if said["registry"]["reachable"] else 0)
-        self.meters.refused.set(len(said["refused"]))
+        self.meters.registry_up.set(1 if state.registry_followed() else 0)
+        self.meters.refused.set(len(state.state()["refused"]))
         self.meters.looked.set(last_alarm(self.project))
         forget_dead_workers()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, Registry
 from pipelines.errors import UnknownId
@@ -19,22 +20,31 @@ class Tags:
 
 
 class Aliases:
-    """challenges: whether the alias challenger is asked for at all."""
+    """route: the challenger's; off: its alias is not asked for at all."""
 
-    def __init__(self, challenges: bool, clock: Callable[[], float]) -> None:
-        self.challenges, self.clock = challenges, clock
+    def __init__(
+        self, route: Literal["off", "canary", "shadow"], clock: Callable[[], float]
+    ) -> None:
+        self.route, self.clock = route, clock
         self._known: dict[str, Tags] = {}
 
     def read(self, registry: Registry) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         """Slot -> version, and version -> tags. Raises what the registry raises.
 
-        A challenger that is the champion is none: it could not be told from it.
+        A challenger that is the champion is none: it could not be told from it. Nor is one that the
+        gate held, or that was rolled back, where it would answer: it keeps the alias until the next
+        training, and was found to be worse.
         """
         aliases = registry.aliases()
         named = {slot: aliases[slot] for slot in (CHAMPION, CHALLENGER) if slot in aliases}
-        if not self.challenges or named.get(CHALLENGER) == named.get(CHAMPION):
+        if self.route == "off" or named.get(CHALLENGER) == named.get(CHAMPION):
             named.pop(CHALLENGER, None)
         self._known = {v: self._tags(registry, v) for v in named.values()}
+        challenger = named.get(CHALLENGER)
+        if challenger is not None and self.route == "canary":
+            tags = self._known[challenger].tags
+            if tags.get("verdict") == "hold" or tags.get("rolled_back") == "true":
+                del named[CHALLENGER]
         return named, {v: known.tags for v, known in self._known.items()}
 
     def _tags(self, registry: Registry, version: str) -> Tags:

@@ -46,9 +46,10 @@ class Follower:
     ) -> None:
         self.at, self.contract = project.at, project.contract
         self.registry, self.own = registry, own
-        self.challenges = project.task.serve.challenger.route != "off"
+        route = project.task.serve.challenger.route
+        self.challenges = route != "off"
         self.start, self.clock = start, clock
-        self._aliases = Aliases(self.challenges, clock)
+        self._aliases = Aliases(route, clock)
         self.notes = Notes(self.at.service / "trying")
         self.wanted = Wanted(registry=Reach(since=clock()))
         self.ended: queue.SimpleQueue[Tried] = queue.SimpleQueue()

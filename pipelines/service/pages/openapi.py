@@ -194,7 +194,7 @@ def _labels(contract: Contract) -> dict[str, Any]:
                 "description": "How many were of which sort",
                 "content": {JSON: {"schema": ref("Counted")}},
             },
-            **refusals(400, 401, 413, 415, 422, 429, 500, 503),
+            **refusals(400, 401, 408, 413, 415, 422, 429, 500, 503),
         },
     }
 

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from pipelines import store
 from pipelines.contract import Contract
 from pipelines.project import Project
+from pipelines.service import wanted
 from pipelines.service.pages import form
 from pipelines.service.state import Model
 from pipelines.wire.problem import Refused
@@ -35,8 +36,6 @@ MEDIA = {
     "icon.svg": "image/svg+xml",
 }
 TRACKING, LOCAL = "MLFLOW_TRACKING_URI", "sqlite:///.mlflow/mlflow.db"
-QUIET_SECONDS = 60.0
-"""A keeper looks more than once a second; one that has not for this long hangs or is gone."""
 
 
 def html(project: Project, worker: Worker) -> str:
@@ -167,7 +166,7 @@ def notices(state: dict[str, Any], waiting_for: Callable[[], str], now: float) -
     looked, unreadable = state["keeper"]["looked_at"], state["keeper"]["unreadable"]
     if unreadable:
         told.append(f"What the keeper wrote cannot be read: {unreadable}")
-    elif looked and now - dt.datetime.fromisoformat(looked).timestamp() > QUIET_SECONDS:
+    elif looked and now - dt.datetime.fromisoformat(looked).timestamp() > wanted.QUIET_SECONDS:
         told.append(f"The keeper, which follows the registry, has not looked since {looked}.")
     return tuple(told)
 
@@ -179,13 +178,13 @@ def moment(at: float, zone: str = " UTC") -> str:
 def mlflow(name: str, version: str | None) -> dict[str, str]:
     """The address of the version in MLflow's own pages, else the command that opens them.
 
-    Whatever stands before the host is left out: it may be a password.
+    Whatever stands before the host or behind the path is left out: it may be a password.
     """
     uri = os.environ.get(TRACKING) or LOCAL
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https"):
-        shown = uri.replace(parts.netloc, host) if host else uri
+        shown = f"{parts.scheme}://{host}{parts.path}" if parts.netloc else uri
         return {"address": "", "command": f"mlflow ui --backend-store-uri {shlex.quote(shown)}"}
     page = f"/#/models/{quote(name, safe='')}"
     page += f"/versions/{quote(version, safe='')}" if version else ""
