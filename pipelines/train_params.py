@@ -20,7 +20,8 @@ class Loop(Settings):
     batch: PositiveInt = 1024
     """Rows of one step, on each of the processes that train together."""
     accumulate: PositiveInt = 1
-    """Parts that a batch is computed in, one after the other: the same step in less memory."""
+    """Parts that a batch is computed in, one after the other: the same step in less memory, but for
+    BatchNorm, which sees a part at a time."""
     learning_rate: PositiveFloat = 3e-3
     """AdamW's rate where the schedule is at its highest."""
     schedule: Literal["one_cycle", "cosine", "step", "plateau", "constant"] = "one_cycle"
@@ -67,7 +68,20 @@ class Network(Loop):
 Initial = Literal["kaiming", "xavier", "orthogonal"]
 
 
-class Cnn(Loop):
+class PictureLoop(Loop):
+    """The loop with networks that have BatchNorm, which takes its moments from each part of a batch."""
+
+    @model_validator(mode="after")
+    def _parts_have_moments(self) -> PictureLoop:
+        if self.batch // self.accumulate < 2:
+            raise ValueError(
+                f"batch {self.batch} in {self.accumulate} parts (accumulate) leaves parts of fewer "
+                "than 2 pictures, of which BatchNorm cannot take a deviation"
+            )
+        return self
+
+
+class Cnn(PictureLoop):
     """The small network for pictures: `tasks.<name>.train.cnn`. Accuracies: docs/log.md."""
 
     channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 128), min_length=1)
@@ -80,7 +94,7 @@ class Cnn(Loop):
     """How first weights are drawn."""
 
 
-class Resnet(Loop):
+class Resnet(PictureLoop):
     """Residual networks for pictures: `tasks.<name>.train.resnet`."""
 
     depth: Literal[10, 18, 34] = 10

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import train_params
+from pipelines import store, train_params
 from pipelines.models import checkpoint
 from pipelines.models.pictures import fit_pictures
 from pipelines.records import Pictures
@@ -118,7 +118,7 @@ def test_another_trainings_checkpoint_is_named_and_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stopped("table", tmp_path, at=18)
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob("*.pt")
     held = left.read_bytes()
     if what == "data":
         monkeypatch.setattr("tests.training_world.HELD_ROWS", 190)
@@ -199,3 +199,14 @@ def test_none_is_written_where_none_is_asked_for(
     trained("table", folder=tmp_path, machine=never)
     with pytest.raises(AssertionError, match="was written"):
         trained("table", folder=tmp_path, machine=EVERY)
+
+
+def test_a_second_process_of_the_same_training_leaves_the_first_its_unfinished_file(tmp_path: Path):
+    one, other = (checkpoint.Checkpoint(tmp_path, {"rows": "the same"}) for _ in range(2))
+    with store.atomic(one.path) as half:
+        half.write_bytes(b"half")
+        assert other.load(first=True) is None
+        torch.save({"of": one.of, "step": 3}, half)
+    found = other.load(first=True)
+    assert found is not None
+    assert found["step"] == 3

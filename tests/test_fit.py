@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch.nn import functional as F
 
 from pipelines import train_params
@@ -460,3 +461,19 @@ def test_a_later_epoch_within_the_noise_is_kept() -> None:
     assert not objective.worse({"validation_accuracy": 0.88}, top)
     assert objective.worse({"validation_accuracy": 0.86}, top)
     assert tables.worse(0.5, 0.8, np.arange(1000) % 2)
+
+
+def test_pictures_are_never_computed_alone() -> None:
+    """BatchNorm takes no deviation of one, where a network has shrunk the picture to a point."""
+    sizes: list[int] = []
+
+    def sized(objective: Any) -> None:
+        real = objective.loss
+        objective.loss = lambda m, batch, g: (sizes.append(len(batch[0])), real(m, batch, g))[1]
+
+    trained("pictures", batch=9, accumulate=7, epochs=1, change=sized)
+    assert set(sizes) == {2, 3}
+    for family in (train_params.Cnn, train_params.Resnet):
+        with pytest.raises(ValidationError, match=r"batch 4 in 3 parts .* fewer than 2 pictures"):
+            family(batch=4, accumulate=3)
+        assert family(batch=6, accumulate=3).accumulate == 3

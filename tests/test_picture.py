@@ -352,7 +352,9 @@ class Trap:
         return (exec, ("raise SystemExit('ran')",))
 
 
-@pytest.mark.parametrize("name", ["trap.pt", "cut.pt", "text.pt", "text.safetensors", "text.onnx"])
+@pytest.mark.parametrize(
+    "name", ["trap.pt", "cut.pt", "empty.pt", "text.pt", "text.safetensors", "text.onnx"]
+)
 def test_a_file_that_is_no_weights_is_refused_and_runs_nothing(name: str, tmp_path: Path) -> None:
     place = tmp_path / name
     if name == "trap.pt":
@@ -361,7 +363,7 @@ def test_a_file_that_is_no_weights_is_refused_and_runs_nothing(name: str, tmp_pa
         whole = saved(network("cnn"), "pt", tmp_path).read_bytes()
         place.write_bytes(whole[: len(whole) // 2])
     else:
-        place.write_text("nothing like it, but more than eight bytes")
+        place.write_text("" if name == "empty.pt" else "nothing like it, but more than eight bytes")
     with pytest.raises(ArtifactError, match=re.escape(str(place))):
         pretrained.weights(place)
 

@@ -405,6 +405,13 @@ def taken(read: Callable[[], Any]) -> Any:
         return None
 
 
+def test_codes_that_were_kept_as_floats_are_read_as_a_batchs_are() -> None:
+    shape = Wire(PUMPS, 10).shape
+    for spelled, read in (("3.0\n\n4.0", ["3", None, "4"]), ("3.0\n\nA1", ["3.0", None, "A1"])):
+        cells = "site,heat\n" + "".join(f"{c},1\n" for c in spelled.split("\n"))
+        assert handed.read(".csv", cells.encode(), shape)["site"].to_pylist() == read
+
+
 @given(st.lists(ROW, min_size=1, max_size=2))
 def test_a_csv_is_taken_where_the_service_takes_its_rows_and_means_the_same(some):
     text = io.StringIO(newline="")

@@ -138,3 +138,19 @@ def test_a_category_that_a_csv_spells_in_numbers_is_text(tmp_path):
     shop(days=2).assign(country=[None, *[49] * 119]).to_csv(tmp_path / "a.csv", index=False)
     rows = Files(tmp_path, "*.csv", contract.parse(SHOP), "week").read("2024-W01")
     assert rows["country"].tolist() == [None, *["49"] * 119]
+
+
+def test_a_category_of_a_csv_is_what_the_service_takes_and_no_guess_of_its_file(tmp_path):
+    """A leading zero, a country called NA and the word True would be lost, in some files only."""
+    spelled = ["02134", "NA", "True", "1.50", "null", None]
+    one = shop(days=2).head(6).assign(country=spelled)
+    one.to_csv(tmp_path / "a.csv", index=False)
+    for row in range(5):
+        one.iloc[[row]].to_csv(tmp_path / f"b{row}.csv", index=False)
+    agreed = contract.parse(SHOP)
+    assert Files(tmp_path, "a.csv", agreed, "week").read("2024-W01")["country"].tolist() == spelled
+    alone = [
+        Files(tmp_path, f"b{row}.csv", agreed, "week").read("2024-W01")["country"].tolist()
+        for row in range(5)
+    ]
+    assert alone == [[text] for text in spelled[:5]]

@@ -7,11 +7,14 @@ checkpoint that differs in one of them has another name, is told of, and is left
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import logging
+import os
 import pickle
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +76,8 @@ class Checkpoint:
     def __init__(self, folder: Path, of: dict[str, str]) -> None:
         self.of = of
         self.path = folder / f"checkpoint-{store.digest_of(of)[:16]}.pt"
+        self._locked_by = self.path.with_suffix(".lock")
+        self._let_go: Callable[[], object] | None = None
 
     def save(self, state: State) -> None:
         with store.atomic(self.path) as temporary:
@@ -83,13 +88,31 @@ class Checkpoint:
         held = b""
         if first:
             self._tell_of_others()
-            store.sweep(self.path.parent, of=self.path.name)
+            if self._alone():
+                store.sweep(self.path.parent, of=self.path.name)
             held = self.path.read_bytes() if self.path.is_file() else b""
         held = distributed.bytes_from_first(held)
         return _read(io.BytesIO(held)) if held else None
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
+        if self._let_go is not None:
+            self._locked_by.unlink(missing_ok=True)
+            self._let_go()
+            self._let_go = None
+
+    def _alone(self) -> bool:
+        """Or another process is at the very same training, and may be in the middle of a file."""
+        if self._let_go is None:
+            self._locked_by.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._locked_by, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._let_go = weakref.finalize(self, os.close, lock)
+        return True
 
     def _tell_of_others(self) -> None:
         for other in sorted(self.path.parent.glob("checkpoint-*.pt")):

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from pipelines.artifact import PARITY
 from pipelines.errors import ArtifactError
-from pipelines.variant_params import Export
+from pipelines.variant_params import SUFFIX, Export
 
-SUFFIX: dict[Export, str] = {"torchscript": ".torchscript.pt", "torch_export": ".pt2"}
 ROWS = 64
 """Rows that a file is traced with, and answers again once it is loaded."""
 

@@ -77,11 +77,12 @@ class Stepper:
         self.scaler.scale(loss).backward()
 
     def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
-        """The batch in `accumulate` parts, and the share of its rows that each has."""
+        """The batch in `accumulate` parts of two rows or more, as BatchNorm needs, and the share of its
+        rows that each has."""
         rows = len(batch[0])
         if self.settings.accumulate == 1:
             return [(batch, 1.0)]
-        pieces = min(self.settings.accumulate, rows)
+        pieces = max(1, min(self.settings.accumulate, rows // 2))
         split = zip(*(part.tensor_split(pieces) for part in batch), strict=True)
         return [(piece, len(piece[0]) / rows) for piece in split]
 

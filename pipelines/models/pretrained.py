@@ -7,12 +7,10 @@ network's weights (see `picture_graph.to_onnx`).
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -49,16 +47,10 @@ def weights(place: Path) -> dict[str, Tensor]:
         )
     try:
         found = readers[file.suffix](file)
-    except (
-        pickle.UnpicklingError,
-        DecodeError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except Exception as error:  # damaged in so many ways, a reader raises as many kinds
         raise ArtifactError(
-            f"train.backbone.weights: {file} holds no weights that can be read: {error}. {MEND}"
+            f"train.backbone.weights: {file} holds no weights that can be read: "
+            f"{type(error).__name__}: {error}. {MEND}"
         ) from error
     return {_bare(name): tensor for name, tensor in found.items()}
 

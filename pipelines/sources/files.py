@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,9 @@ from pipelines.contract import Contract
 from pipelines.errors import SourceError
 from pipelines.periods import period_names
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".parquet": store.frame,
-}
+SUFFIXES = (".csv", ".parquet")
+FLOATED = r"-?\d+\.0"
+"""How a column of whole numbers is spelled that was kept as floats."""
 
 
 class Files:
@@ -47,7 +46,8 @@ class Files:
 
     def _read(self) -> list[pd.DataFrame]:
         tables = []
-        for path, table in read_files(self._pattern, self._contract.task):
+        found = read_files(self._pattern, self._contract.task, self._contract.categories)
+        for path, table in found:
             time = self._contract.time
             if time not in table.columns:
                 raise SourceError(
@@ -75,7 +75,7 @@ class Files:
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """Codes that a CSV spells as numbers become text."""
+    """Codes that are kept as numbers become text."""
     if not pd.api.types.is_numeric_dtype(values):
         return values
     whole = values.dropna()
@@ -84,14 +84,19 @@ def as_text(values: pd.Series) -> pd.Series:
     return values.astype("string").astype(object).where(values.notna(), None)
 
 
-def read_files(pattern: str, task: str) -> list[tuple[Path, pd.DataFrame]]:
+def read_files(
+    pattern: str, task: str, texts: Sequence[str] = ()
+) -> list[tuple[Path, pd.DataFrame]]:
     """Every .csv and .parquet file of a folder or glob, by name.
+
+    texts: columns that a CSV is not to be guessed at: 02134, NA and True stay what they are, as the
+    service takes them, and in each file alike.
 
     Raises SourceError naming the folder that holds none, or the file that cannot be read.
     """
     named = Path(pattern)
     found = named.iterdir() if named.is_dir() else map(Path, glob.glob(pattern))
-    paths = sorted(path for path in found if path.suffix in READERS)
+    paths = sorted(path for path in found if path.suffix in SUFFIXES)
     if not paths:
         raise SourceError(
             f"source files: {pattern} holds no .csv or .parquet file. "
@@ -100,10 +105,27 @@ def read_files(pattern: str, task: str) -> list[tuple[Path, pd.DataFrame]]:
     tables = []
     for path in paths:
         try:
-            tables.append((path, READERS[path.suffix](path)))
+            tables.append((path, _read(path, texts)))
         except (ValueError, OSError) as error:
             raise SourceError(
                 f"source files: {path} cannot be read: {error}. Replace the file and run: "
                 f"perennial ingest {task}"
             ) from error
     return tables
+
+
+def _read(path: Path, texts: Sequence[str]) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return store.frame(path)
+    # A converter, since what pandas takes for missing can be told for all columns only.
+    table = pd.read_csv(path, converters=dict.fromkeys(texts, _cell))
+    for name in table.columns.intersection(list(texts)):
+        told = table[name].dropna()
+        # Whole numbers with gaps are written as floats by many, and pandas is one of them.
+        if len(told) and told.str.fullmatch(FLOATED).all():
+            table[name] = table[name].str.removesuffix(".0").where(table[name].notna(), None)
+    return table
+
+
+def _cell(text: str) -> str | None:
+    return text or None

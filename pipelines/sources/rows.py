@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import store
+from pipelines.sources.files import FLOATED
 from pipelines.wire import problem
 from pipelines.wire.field import Field
 from pipelines.wire.schema import Shape
@@ -71,7 +72,9 @@ def _typed(text: pa.ChunkedArray, field: Field, mistakes: list[problem.Mistake])
     import pyarrow.compute as pc
 
     if field.column.type == "category":
-        return text
+        floated = pc.match_substring_regex(text, f"^{FLOATED}$")
+        # As when a batch is read: whole numbers with gaps are written as floats by many.
+        return pc.replace_substring(text, ".0", "") if pc.all(floated).as_py() else text
     bare = pc.utf8_trim_whitespace(text)
     kinds = {
         "timestamp": (pa.timestamp("us"),),

@@ -11,6 +11,7 @@ from pipelines import store
 from pipelines.contract import Contract
 from pipelines.drift import profile
 from pipelines.encoder import hour_of_day
+from pipelines.errors import ParamsError
 from pipelines.graph import readable
 from pipelines.params import Task
 from pipelines.paths import Paths
@@ -66,6 +67,8 @@ def run(
         baseline=_baseline(encoded["train"], contract),
     )
 
+    for part, rows in encoded.items():
+        _two_labels(name, part, rows)
     with store.atomic_folder(at.prepared) as folder:
         for part, rows in encoded.items():
             store.write_arrays(folder / f"{part}.npz", **vars(rows))
@@ -81,6 +84,15 @@ def run(
         ", ".join(f"{n} {part}" for part, n in prepared.rows.items()),
     )  # fmt: skip
     return prepared
+
+
+def _two_labels(name: str, part: str, rows: Encoded) -> None:
+    """A model learns nothing from one label, and is judged by none."""
+    if len(np.unique(rows.label)) < 2:
+        raise ParamsError(
+            f"params.yaml: tasks.{name}.window: all {len(rows)} {part} rows have the same label, and "
+            "two are needed. Take more days or rows with: edit params.yaml"
+        )
 
 
 def _usual(rows: Encoded, contract: Contract) -> int:

@@ -24,6 +24,7 @@ from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
 from pipelines.tasks.base import KINDS, Encoded, Report, load_encoder, load_rows
+from pipelines.variant_params import SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ def run(
         examples = test.head(EXAMPLES)[list(dict.fromkeys((*contract.key, *contract.inputs)))]
         examples = examples.assign(expected_probability=expected[:EXAMPLES].tolist())
 
+        # Nothing in one says which model it is of: none may stay beside a newer one.
+        for suffix in SUFFIX.values():
+            (at.model.parent / f"{name}{suffix}").unlink(missing_ok=True)
         with TemporaryDirectory() as made, store.atomic_folder(at.model) as folder:
             seen = kind.reference(train, contract, graph, task.train.seed)
             if seen is not None:

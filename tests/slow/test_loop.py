@@ -29,6 +29,7 @@ from pipelines.adapters.registry import Registry
 from pipelines.errors import ParamsError, Quarantined, UnknownId
 from pipelines.project import Project, open_project
 from pipelines.stages import promote
+from pipelines.variant_params import SUFFIX
 from tests.slow.test_never_lost import PARAMS, project
 
 pytestmark = pytest.mark.slow
@@ -163,8 +164,12 @@ def test_a_candidate_is_trained_anew_when_a_setting_changed_and_only_then(shop):
     assert model.stat().st_mtime_ns == before
     train = candidate.task.train.model_copy(update={"seed": 8})
     changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
+    exported = [candidate.at.model.parent / f"orders{suffix}" for suffix in SUFFIX.values()]
+    for file in exported:
+        file.write_bytes(b"of the model before")
     loop.train_candidate(changed, "another seed")
     assert artifact.load(candidate.at.model).about.seed == 8
+    assert not any(file.exists() for file in exported), "no longer this model's"
     loop.train_candidate(candidate, "and back")
     assert artifact.load(candidate.at.model).about.seed == 7
 
