@@ -16,9 +16,8 @@ _LONE = b'{"model":"%b","version":"%b","predictions":[{"id":"%b%x","probability"
 def json_answer(task: str, answered: Answered) -> bytes:
     """Written by hand: each part is known to need no escaping (the test reads it back as JSON)."""
     prefix, at = answered.prefix, answered.first
-    if (
-        len(answered.probability) == 1 and not answered.classes
-    ):  # as most are: in a third of the time
+    # As most are: in a third of the time.
+    if len(answered.probability) == 1 and not answered.classes:
         return _LONE % (
             task.encode(), answered.version.encode(), prefix.encode(), at,
             answered.probability[0], answered.prediction[0],
