@@ -37,10 +37,8 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     status = error.problem.status
-    if status in (
-        408,
-        413,
-    ):  # the rest of the body is not read, so the connection is of no more use
+    # The rest of the body is not read, so the connection is of no more use.
+    if status in (408, 413):
         return answer(error.problem, {"connection": "close"})
     return answer(error.problem, {"retry-after": "1"} if status in (429, 503) else None)
 
