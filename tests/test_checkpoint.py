@@ -203,10 +203,17 @@ def test_none_is_written_where_none_is_asked_for(
 
 def test_a_second_process_of_the_same_training_leaves_the_first_its_unfinished_file(tmp_path: Path):
     one, other = (checkpoint.Checkpoint(tmp_path, {"rows": "the same"}) for _ in range(2))
+    assert one.load(first=True) is None
     with store.atomic(one.path) as half:
         half.write_bytes(b"half")
         assert other.load(first=True) is None
+        assert half.read_bytes() == b"half"
         torch.save({"of": one.of, "step": 3}, half)
     found = other.load(first=True)
     assert found is not None
     assert found["step"] == 3
+    left = tmp_path / f".{one.path.name}.killed.tmp"
+    left.write_bytes(b"half")
+    one.clear()
+    other.load(first=True)
+    assert not left.exists(), "alone, it tidies up"
