@@ -161,6 +161,10 @@ def test_a_challenger_is_told_with_its_share(project: Project, model: Model) -> 
             "mlflow ui --backend-store-uri postgresql:///x",
         ),
         (
+            "postgresql:///x?user=me&password=pass", "",
+            "mlflow ui --backend-store-uri postgresql:///x",
+        ),
+        (
             "postgresql://db/x?user=me&password=pass", "",
             "mlflow ui --backend-store-uri postgresql://db/x",
         ),

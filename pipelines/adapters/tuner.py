@@ -14,9 +14,10 @@ import random
 import socket
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pipelines import tuning
+from pipelines.adapters.tune_halving import halving
 from pipelines.adapters.tune_store import reaching
 from pipelines.lock import alive
 from pipelines.records import Record
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 PRESENT = 0
 """Index of the trial of the settings that params.yaml has today."""
-HALF = 2
-"""Of all trials that came as far, one in so many goes on."""
 UNOWNED = dt.timedelta(minutes=1)
 """A trial that is open and whose process is not noted yet is taken for left behind after this."""
 
@@ -62,7 +61,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._url, self._tune, self._seed = url, tune, seed
-        pruner = _halving() if tune.pruner == "successive_halving" else optuna.pruners.NopPruner()
+        pruner = halving() if tune.pruner == "successive_halving" else optuna.pruners.NopPruner()
         # Another process writes for milliseconds; the default, five seconds, is short of a busy disk.
         waits = {"timeout": 60} if url.startswith("sqlite") else {}
         with reaching(url):
@@ -226,32 +225,6 @@ def _distribution(key: str, dimension: Dimension) -> optuna.distributions.BaseDi
             int(low), int(high), log=dimension.log, step=int(step or 1)
         )
     return distributions.FloatDistribution(low, high, log=dimension.log, step=step)
-
-
-def _halving() -> optuna.pruners.BasePruner:
-    """Optuna's, which counts failed trials as well: what was killed is tried once more, and would
-    count twice, so that a search that was killed stopped others than one that was not."""
-    from optuna.pruners import SuccessiveHalvingPruner
-    from optuna.trial import TrialState
-
-    class Counting:
-        """The study without them; all else of it as it is (`prune` reads the trials, optuna 4)."""
-
-        def __init__(self, study: optuna.Study) -> None:
-            self._all = study
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._all, name)
-
-        def get_trials(self, deepcopy: bool = True) -> list[optuna.trial.FrozenTrial]:
-            every = self._all.get_trials(deepcopy=deepcopy)
-            return [trial for trial in every if trial.state != TrialState.FAIL]
-
-    class Halving(SuccessiveHalvingPruner):
-        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-            return super().prune(cast("optuna.Study", Counting(study)), trial)
-
-    return Halving(min_resource=1, reduction_factor=HALF)
 
 
 def _left_behind(trial: optuna.trial.FrozenTrial, url: str) -> bool:

@@ -184,7 +184,8 @@ def mlflow(name: str, version: str | None) -> dict[str, str]:
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https"):
-        shown = f"{parts.scheme}://{host}{parts.path}" if parts.netloc else uri
+        bare = uri.partition("?")[0]
+        shown = f"{parts.scheme}://{host}{parts.path}" if parts.netloc else bare
         return {"address": "", "command": f"mlflow ui --backend-store-uri {shlex.quote(shown)}"}
     page = f"/#/models/{quote(name, safe='')}"
     page += f"/versions/{quote(version, safe='')}" if version else ""
