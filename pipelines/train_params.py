@@ -69,16 +69,10 @@ Initial = Literal["kaiming", "xavier", "orthogonal"]
 
 
 class PictureLoop(Loop):
-    """The loop with networks that have BatchNorm, which takes its moments from each part of a batch."""
+    """The loop with networks that have BatchNorm, which takes a deviation of each part of a batch: so a
+    batch, and each of its parts, has two pictures at least."""
 
-    @model_validator(mode="after")
-    def _parts_have_moments(self) -> PictureLoop:
-        if self.batch // self.accumulate < 2:
-            raise ValueError(
-                f"batch {self.batch} in {self.accumulate} parts (accumulate) leaves parts of fewer "
-                "than 2 pictures, of which BatchNorm cannot take a deviation"
-            )
-        return self
+    batch: int = Field(default=1024, ge=2)
 
 
 class Cnn(PictureLoop):

@@ -198,7 +198,7 @@ UNIT = {"network.dropout": 0.9}
 @st.composite
 def dimensions(draw: st.DrawFn, key: str) -> Dimension:
     if dict(fields())[key].annotation is int:
-        low = draw(st.integers(1, 50))
+        low = draw(st.integers(2 if key in ("cnn.batch", "resnet.batch") else 1, 50))
         high = low + draw(st.integers(1, 50))
         step = draw(st.none() | st.integers(1, 7))
         return Dimension(low=low, high=high, step=step)
