@@ -82,6 +82,10 @@ def of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
     return [e for e in read(path) if e["kind"] == kind]
 
 
+def verdict_of(entry: dict[str, Any]) -> Verdict:
+    return Verdict.model_validate({k: v for k, v in entry.items() if k in Verdict.model_fields})
+
+
 def history(path: Path, before: str) -> list[Alarm | Decision]:
     """What was said of the periods before `before`, oldest first; the newest line of each."""
     found: dict[tuple[str, str], Alarm | Decision] = {}

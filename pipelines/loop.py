@@ -15,7 +15,7 @@ from pipelines import ledger, periods, store, watching
 from pipelines.adapters.registry import Registry
 from pipelines.adapters.service import Service
 from pipelines.artifact import load
-from pipelines.errors import ParamsError
+from pipelines.errors import ParamsError, RegistryError
 from pipelines.lock import task_lock
 from pipelines.project import Project
 from pipelines.records import Alarm, Decision, Record, Retraining, Verdict
@@ -204,9 +204,15 @@ def _retrain(candidate: Project, registry: Registry, period: str, decision: Deci
         commit=None,
     )
     ledger.record(candidate.at.ledger, done)
-    return promote.challenge(
+    verdict = promote.challenge(
         candidate.name, candidate.task, candidate.contract, candidate.at, registry, period
     )
+    if promote.disturbed(verdict):
+        raise RegistryError(
+            f"tick {candidate.name}: {verdict.reason}. When it is mended: "
+            f"perennial tick {candidate.name} --batch {period}"
+        )
+    return verdict
 
 
 def train_candidate(candidate: Project, reason: str) -> float:

@@ -132,7 +132,7 @@ def _keep(project: Project, last: str) -> None:
 def judge(project: Project, opened: workspace.Workspace) -> Verdict:
     """Register what was published as challenger, and let the gate speak; no alias champion moves.
 
-    Raises RegistryError when it could not be registered: that is no verdict, and it stays due.
+    Raises RegistryError when it could not be registered, or judged to the end: it stays due.
     """
     candidate, registry = project.ending(opened.due.last), Registry(project.at)
     at, due = project.at, opened.due
@@ -140,7 +140,7 @@ def judge(project: Project, opened: workspace.Workspace) -> Verdict:
         verdict = promote.gate(
             candidate.name, candidate.task, candidate.contract, candidate.at, registry, due.period
         )
-        if verdict.challenger == promote.UNREGISTERED:
+        if promote.unfinished(verdict):
             raise RegistryError(
                 f"{project.name}: {verdict.reason}. When it is mended: perennial retrain {due.task}"
             )

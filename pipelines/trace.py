@@ -34,10 +34,19 @@ def task_of(prediction: str) -> str:
 
 
 def trace(project: Project, prediction: str) -> dict[str, Any]:
-    """Raises UnknownId when no logged batch holds the id."""
+    """Raises UnknownId when no logged batch holds the id, or its version is of a registry made anew
+    since."""
     answer, period = _find(project, prediction)
     version = str(answer["version"])
     registry = Registry(project.at)
+    made = registry.made_at(version)
+    if answer["at"] < made:
+        raise UnknownId(
+            f"trace: {prediction} was answered at {answer['at']:%Y-%m-%d %H:%M:%S} UTC, and version "
+            f"{version} of {registry.name} was registered at {made:%Y-%m-%d %H:%M:%S}: that registry "
+            "is no more, and which model answered is not known. See what there is with: "
+            "perennial status"
+        )
     model = load(registry.fetch(version))
     tags = registry.tags(version)
     about = model.about

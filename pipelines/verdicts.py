@@ -16,7 +16,7 @@ def of_version(project: Project, version: str) -> Verdict:
             f"{project.name} version {version} was never judged here. Judge the newest training "
             f"with: perennial gate {project.name}"
         )
-    return Verdict.model_validate({k: v for k, v in found.items() if k in Verdict.model_fields})
+    return ledger.verdict_of(found)
 
 
 def as_markdown(project: Project, verdict: Verdict, page: str = "") -> str:

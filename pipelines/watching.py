@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from pipelines import ledger, periods, policy, store
 from pipelines.adapters.registry import CHAMPION, Registry
+from pipelines.agreement import unanswerable
 from pipelines.artifact import load
 from pipelines.errors import MissingInput
 from pipelines.lock import task_lock
@@ -30,7 +31,10 @@ def judge(
     name, task, at = project.name, project.task, project.at
     known = project.shift(period, -task.label_delay)
     model = load(registry.fetch(champion))
-    alarm = monitor.run(name, task, project.contract, at, period, model, champion, pages=pages)
+    made = registry.made_at(champion)
+    alarm = monitor.run(
+        name, task, project.contract, at, period, model, champion, made, pages=pages
+    )
     decision = policy.decide(
         name,
         period,
@@ -59,7 +63,9 @@ def _new_labels(project: Project, known: str, period: str) -> int:
     if known <= last:
         return 0
     fresh = periods.between(project.shift(last, 1), known, project.task.period)
-    return sum(store.rows_in(project.at.batch(p)) for p in fresh)
+    # One that is in quarantine, or never landed, has none.
+    landed = set(_landed(project))
+    return sum(store.rows_in(project.at.batch(p)) for p in fresh if p in landed)
 
 
 def watch(project: Project, registry: Registry, wait: bool = False) -> Iterator[Decision]:
@@ -78,18 +84,38 @@ def watch(project: Project, registry: Registry, wait: bool = False) -> Iterator[
             validate.accepted(at, period, contract)
             labels.run(name, contract, at, project.shift(period, -project.task.label_delay))
             if not at.asked(period).is_file():
-                model = load(registry.fetch(champion))
-                score.run(name, contract, at, period, model, champion)
+                _answer(project, registry, period, champion)
+            if project.shift(period, project.task.label_delay) in watched(project):
+                # It landed late: the batch that brings its labels is not watched again.
+                labels.run(name, contract, at, period)
             _, decision = judge(project, registry, period, champion)
             yield decision
 
 
+def _answer(project: Project, registry: Registry, period: str, champion: str) -> None:
+    """Before it is judged: what was decided on is not looked at again, and would stay unanswered."""
+    model = load(registry.fetch(champion))
+    unlike = unanswerable(model.contract, project.contract)
+    if unlike:
+        log.warning(
+            "watch %s %s: left unanswered, version %s cannot: %s",
+            project.name, period, champion, "; ".join(unlike),
+        )  # fmt: skip
+        return
+    score.run(project.name, project.contract, project.at, period, model, champion)
+
+
 def waiting(project: Project) -> list[str]:
-    """Batches that were accepted and not watched yet, oldest first."""
+    """Batches that were accepted and not watched yet, oldest first; one that was repaired, and
+    landed after a later one was watched, is among them."""
+    seen = watched(project)
+    first = min([project.task.window.last, *seen])
+    return [p for p in _landed(project) if p > first and p not in seen]
+
+
+def watched(project: Project) -> set[str]:
     told = [entry["period"] for entry in ledger.of_kind(project.at.ledger, "decision")]
-    ticked = [path.stem for path in project.at.tick("x").parent.glob("*.json")]
-    last = max([project.task.window.last, *told, *ticked])
-    return [p for p in _landed(project) if p > last]
+    return {*told, *(path.stem for path in project.at.tick("x").parent.glob("*.json"))}
 
 
 def _landed(project: Project) -> list[str]:
@@ -103,25 +129,35 @@ def due(project: Project, registry: Registry) -> Due | None:
     Without a champion it is the first training, once the window of params.yaml has landed; when
     its challenger was held, again with each batch that lands later.
     """
-    # Held because the registry could not be reached is no answer to anybody's alarm.
-    said = [
-        entry
-        for entry in ledger.of_kind(project.at.ledger, "verdict")
-        if entry["challenger"] != promote.UNREGISTERED
-    ]
-    judged = max((entry["period"] for entry in said), default="")
+    now = registry.alias(CHAMPION)
+    judged = max(_answered(project, now), default="")
     decisions = {e["period"]: e for e in ledger.of_kind(project.at.ledger, "decision")}
     calling = [e for p, e in sorted(decisions.items()) if e["action"] == "retrain" and p > judged]
     if calling:
         reasons = [f"{e['period']}: {reason}" for e in calling for reason in e["reasons"]]
         return _due(project, calling[-1]["period"], reasons)
-    if registry.alias(CHAMPION) is not None:
+    if now is not None:
         return None
     landed = _landed(project)
     first = project.shift(project.task.window.last, project.task.label_delay)
     period = max([first, *landed]) if first <= judged else first
     missing = set(project.window(project.shift(period, -project.task.label_delay))) - set(landed)
     return None if missing or period <= judged else _due(project, period, [FIRST])
+
+
+def _answered(project: Project, champion: str | None) -> Iterator[str]:
+    """Periods whose alarm has its answer: a verdict that stands.
+
+    Held because the registry or the disk failed is no answer, nor is a model that was found better
+    than a champion that has gone meanwhile, and never answered itself: it is to be judged again.
+    """
+    entries = ledger.read(project.at.ledger)
+    promoted = {entry["version"] for entry in entries if entry["kind"] == "promotion"}
+    for entry in entries:
+        if entry["kind"] == "verdict" and not promote.unfinished(ledger.verdict_of(entry)):
+            of_now = champion in (entry["champion"], entry["challenger"])
+            if entry["decision"] == "hold" or of_now or entry["challenger"] in promoted:
+                yield entry["period"]
 
 
 def asked(project: Project, reason: str) -> Due:

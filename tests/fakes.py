@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,13 +29,15 @@ class MemoryRegistry:
         self.home = home
         self.moved: dict[str, str] = {}
         self.tagged: dict[str, dict[str, str]] = {}
+        self.placed: str | None = None
+        self.made = dt.datetime(2024, 1, 1)
 
-    def register(self, made: Artifact) -> str:
-        same = [v for v, tags in self.tagged.items() if tags["artifact"] == made.digest]
+    def register(self, made: Artifact, tags: Mapping[str, str] | None = None) -> str:
+        same = [v for v, known in self.tagged.items() if known["artifact"] == made.digest]
         version = same[0] if same else str(len(self.tagged) + 1)
         if not same:
             shutil.copytree(made.folder, self.home / version)
-            self.tagged[version] = {"artifact": made.digest}
+            self.tagged[version] = {**(tags or {}), "artifact": made.digest}
         if version not in (self.moved.get(CHAMPION), self.moved.get(CHALLENGER)):
             self.moved[CHALLENGER] = version
         return version
@@ -55,6 +58,9 @@ class MemoryRegistry:
 
     def set_tags(self, version: str, tags: Mapping[str, str]) -> None:
         self.tagged[version].update(tags)
+
+    def made_at(self, version: str) -> dt.datetime:
+        return self.made
 
     def run_of(self, version: str) -> str:
         return f"run-{version}"
@@ -77,19 +83,23 @@ class MemoryRegistry:
             raise RegistryError(f"champion is {now}, not {expect}: it was promoted meanwhile")
         if expect is not None:
             self.moved[PREVIOUS] = expect
-        self.moved[CHAMPION] = version
+        self.moved[CHAMPION] = self.placed = version
         if self.moved.get(CHALLENGER) == version:
             del self.moved[CHALLENGER]
         return True
 
+    def before(self) -> str | None:
+        by_hand = self.placed not in (None, self.moved.get(CHAMPION))
+        return self.placed if by_hand else self.moved.get(PREVIOUS)
+
     def rollback(self, verify: Verify) -> tuple[str, str | None]:
-        to, left = self.moved.get(PREVIOUS), self.moved.get(CHAMPION)
+        to, left = self.before(), self.moved.get(CHAMPION)
         if to is None:
             raise RegistryError("no previous champion")
         if to == left:
             return to, None
         verify(to)
-        self.moved[CHAMPION] = to
+        self.moved[PREVIOUS] = self.moved[CHAMPION] = self.placed = to
         return to, left
 
 

@@ -6,7 +6,7 @@ The wired gate while something raises, the registry goes away, or the process di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class Interrupted:
         return call
 
 
-CALLS = 11
+CALLS = 14
 """Calls that one challenge makes to the registry."""
 
 
@@ -165,7 +165,41 @@ def test_a_verdict_is_on_the_ledger_before_it_permits_anything(world: World):
     world.monkeypatch.setattr(ledger, "record", killed)
     with pytest.raises(Killed):
         world.challenge()
-    assert "verdict" not in world.registry.tags("2")
+    assert world.registry.tags("2")["verdict"] == "pending"
+
+
+def test_a_version_that_is_judged_again_permits_nothing_until_it_was(world: World):
+    """Its tags of before say promote, against a champion that has gone."""
+    world.challenge()
+    world.registry.moved[CHAMPION] = "1"
+
+    class Torn(MemoryRegistry):
+        def set_tags(self, version: str, tags: Mapping[str, str]) -> None:
+            for number, (name, value) in enumerate(tags.items()):
+                if number == 3:
+                    raise Killed
+                super().set_tags(version, {name: value})
+
+    world.registry.__class__ = Torn
+    with pytest.raises(Killed):
+        world.challenge()
+    assert world.registry.tags("2")["verdict"] == "hold"
+
+
+def test_what_failed_around_the_model_is_told_from_what_is_wrong_with_it(world: World):
+    for error, name in ((RegistryError("away"), "undisturbed"), (KeyError("x"), "no_exception")):
+        with world.monkeypatch.context() as patch:
+            patch.setattr(rivals, "scores", raising(error))
+            verdict = world.challenge()
+        assert [c.name for c in verdict.checks if not c.passed] == [name]
+        assert stage.unfinished(verdict) == (name == "undisturbed")
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
 
 
 def test_an_alias_that_moves_while_judging_is_left_where_it_went(world: World):

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines import contract, ledger, rivals, store
+from pipelines import contract, ledger, moves, rivals, store
 from pipelines.adapters.registry import CHAMPION
 from pipelines.errors import RegistryError
 from pipelines.records import Verdict
@@ -188,6 +188,14 @@ MUTATIONS: dict[str, Mutation] = {
         lambda w: _replace(w.registry.home / "1", w.at.model),
         "champion_loads",
     ),
+    "champion of another label": (
+        lambda w: _champion_under(w, lambda c: c | {"label": "broke"}),
+        "champion_contract",
+    ),
+    "champion reads a column that has gone": (
+        lambda w: _champion_under(w, lambda c: c | {"columns": c["columns"] | MORE}),
+        "champion_contract",
+    ),
     "challenger corrupt": (lambda w: _truncate(w.at.model / "model.onnx"), "no_exception"),
     "challenger's contract altered": (
         lambda w: (w.at.model / "contract.json").write_text("{}"),
@@ -219,6 +227,18 @@ def _well_read_champion(world: World) -> None:
     )
     version = world.registry.register(champion)
     world.registry.promote(version, "1", lambda _: None)
+
+
+MORE = {"broke": {"type": "boolean", "feature": False}, "hum": {"type": "number"}}
+
+
+def _champion_under(world: World, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """A champion that was trained before the contract was changed."""
+    content = PUMPS.model_dump(mode="json")
+    content["columns"] |= {"broke": MORE["broke"]}
+    described = contract.parse(yaml.safe_dump(change(content)))
+    champion = pump_model(world.at.root / "before" / "model", WORSE, described=described)
+    world.registry.promote(world.registry.register(champion), "1", lambda _: None)
 
 
 def _truncate(path: Path) -> None:
@@ -253,7 +273,7 @@ def _reviewed_contract(world: World) -> None:
 
 def _rolled_back(world: World) -> None:
     assert world.challenge().decision == "promote"
-    stage.rollback("pumps", world.at, world.registry)
+    moves.rollback("pumps", world.at, world.registry)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -272,7 +292,7 @@ def test_a_mutation_is_held_and_the_champion_stays(name: str, world: World):
     stored = Verdict.model_validate_json(world.at.verdict(PERIOD).read_text())
     assert stored == verdict
     with pytest.raises(RegistryError, match=r"perennial promote pumps --version \w+ --force"):
-        stage.promote("pumps", world.at, world.registry, _challenger(world))
+        moves.promote("pumps", world.at, world.registry, _challenger(world))
 
 
 def _challenger(world: World) -> str:

@@ -78,7 +78,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "half an upload": (emptied, "holds no model"),
     "registered by hand": (untagged, "no tag `artifact`"),
     "another type": (under(column("heat", type="integer")), "heat is of type integer in the model"),
-    "an input more": (under(column("pump", feature=True)), "reads pump, which no request has"),
+    "an input more": (under(column("pump", feature=True)), "reads pump, which no row has"),
     "an input less": (under(column("noise", feature=False)), "never learned from noise"),
     "another name": (under(renamed("noise", "hum")), "reads hum, .* never learned from noise"),
     "another key": (under(other_contract(key=("pump",))), "key is pump in the model"),

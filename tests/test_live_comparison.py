@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ DIGITS = contracts.load(REPOSITORY / "contracts" / "digits.yaml")
 SETTINGS = TASK.gate.model_copy(update={"bootstrap": 200})
 NOBODY = Answers(np.empty(0, np.int64), np.empty(0))
 NOTHING = Sample(NOBODY, NOBODY)
+MADE = dict.fromkeys(("1", "2"), dt.datetime(2024, 1, 1))
+"""When the versions were registered."""
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +178,7 @@ def test_a_shadow_is_paired_with_the_answer_to_the_same_request(at, worker, mode
     if compacted:
         worker.journal.close()
         served.compact(at, PUMPS)
-    found = gathered(at, PUMPS, "1", "2").shadow
+    found = gathered(at, PUMPS, "1", "2", MADE).shadow
     both = [*range(50), *range(150, 180)]
     order = np.argsort(found.champion.probability)
     expected = np.argsort(one[both])
@@ -183,7 +186,7 @@ def test_a_shadow_is_paired_with_the_answer_to_the_same_request(at, worker, mode
     assert (found.challenger.probability[order] == other[both][expected]).all()
     assert (found.champion.label[order] == rows["failed"].to_numpy()[both][expected]).all()
     assert (found.challenger.label == found.champion.label).all()
-    assert len(gathered(at, PUMPS, "1", "2").canary.challenger.label) == 0
+    assert len(gathered(at, PUMPS, "1", "2", MADE).canary.challenger.label) == 0
 
 
 def test_of_other_workers_with_the_same_counters_nothing_is_paired(at, tmp_path, models):
@@ -191,7 +194,7 @@ def test_of_other_workers_with_the_same_counters_nothing_is_paired(at, tmp_path,
     one, other = Worker(tmp_path), Worker(tmp_path)
     tell(at, one.answer(rows, version="1"), rows)
     other.answer(rows, version="2", route="shadow", first=0)
-    assert len(gathered(at, PUMPS, "1", "2").shadow.champion.label) == 0
+    assert len(gathered(at, PUMPS, "1", "2", MADE).shadow.champion.label) == 0
 
 
 def test_a_canary_is_held_against_what_the_champion_answered_meanwhile(at, worker):
@@ -209,7 +212,7 @@ def test_a_canary_is_held_against_what_the_champion_answered_meanwhile(at, worke
         (late, rows[40:]), (other, rows[:10]), (promoted, rows[:5]),
     ):  # fmt: skip
         tell(at, ids, part)
-    found = gathered(at, PUMPS, "1", "2").canary
+    found = gathered(at, PUMPS, "1", "2", MADE).canary
     assert len(found.challenger.label) == 15
     assert found.champion.probability.tolist() == [0.25] * 15
     assert found.champion.label.tolist() == rows["failed"][20:35].tolist()
@@ -221,7 +224,22 @@ def test_who_asks_again_and_again_counts_once(at, worker):
         first = worker.counter
         tell(at, worker.answer(rows, version="1"), rows)
         worker.answer(rows, version="2", route="shadow", first=first)
-    assert len(gathered(at, PUMPS, "1", "2").shadow.champion.label) == 5
+    assert len(gathered(at, PUMPS, "1", "2", MADE).shadow.champion.label) == 5
+
+
+@pytest.mark.parametrize("anew", ["1", "2"])
+def test_what_was_answered_under_a_number_before_it_was_registered_is_another_models(
+    at, worker, anew
+):
+    rows = pumps(20)
+    for first, day in ((0, NOON), (10, NOON + DAY)):
+        part = rows[first : first + 10]
+        tell(at, worker.answer(part, version="1", at=day), part)
+        worker.answer(part, version="2", route="shadow", first=first, at=day)
+    assert len(gathered(at, PUMPS, "1", "2", MADE).shadow.champion.label) == 20
+    since = dt.datetime.fromtimestamp(NOON + DAY / 2, dt.UTC).replace(tzinfo=None)
+    found = gathered(at, PUMPS, "1", "2", MADE | {anew: since}).shadow
+    assert len(found.champion.label) == 10
 
 
 @pytest.mark.parametrize("way", ["shadow", "canary"])
@@ -240,7 +258,7 @@ def test_of_classes_the_probabilities_of_each_are_compared(tmp_path, way):
         given += worker.answer(rows, noise, "2", "canary")
     pairs = list(zip(given, [*label.tolist()] * 2, strict=False))
     labelled.put(worker.at.served_labels, pairs, lambda some: some)
-    found = gathered(worker.at, DIGITS, "1", "2")
+    found = gathered(worker.at, DIGITS, "1", "2", MADE)
     sample = getattr(found, way)
     assert sample.challenger.probability.shape == (600, 10)
     enough = SETTINGS.model_copy(update={"min_rows": 600, "min_class_rows": 60})
@@ -253,7 +271,7 @@ def test_of_classes_the_probabilities_of_each_are_compared(tmp_path, way):
 
 
 def test_without_anything_served_nothing_is_gathered(at):
-    found = gathered(at, PUMPS, "1", "2")
+    found = gathered(at, PUMPS, "1", "2", MADE)
     assert [len(s.champion.label) for s in (found.shadow, found.canary)] == [0, 0]
 
 

@@ -1,5 +1,6 @@
 """The monitor's stage, its judge of performance and its page. Run: pytest tests/test_monitor.py"""
 
+import datetime as dt
 import logging
 import re
 
@@ -27,6 +28,8 @@ TASK = task(REPOSITORY / "params.yaml", "flights").model_copy(
     update={"period": "week", "monitor": SETTINGS}
 )
 BEFORE, PERIOD = "2024-W09", "2024-W10"
+MADE = dt.datetime(2024, 3, 1)
+"""When the champion was registered."""
 INJECTED = "</script><script>alert(1)</script>"
 WEEK = 3360
 """Readings of a week, one every three minutes."""
@@ -72,8 +75,8 @@ def answer(at, model, version="1", label=lambda rows: rows["failed"], part=slice
     store.write_table(at.labels(BEFORE), labels[part])
 
 
-def watch(at, model, version="1", pages=False) -> Alarm:
-    return monitor.run("pumps", TASK, PUMPS, at, PERIOD, model, version, pages=pages)
+def watch(at, model, version="1", made=MADE, pages=False) -> Alarm:
+    return monitor.run("pumps", TASK, PUMPS, at, PERIOD, model, version, made, pages=pages)
 
 
 def test_a_calm_week_raises_nothing_and_is_kept_the_same_twice(at, champions):
@@ -97,6 +100,14 @@ def test_a_moved_column_is_named_with_its_numbers(at, champions):
     assert alarm.raised
     assert {c.column for c in alarm.columns if c.drifted} == {"heat"}
     assert re.search(r"heat by 0\.[45]\d \(at most 0\.\d\d in training\)", alarm.reasons[0])
+
+
+def test_what_was_answered_under_the_number_before_a_registry_was_made_anew_is_not_judged(
+    at, champions
+):
+    answer(at, champions["deaf"])
+    assert watch(at, champions["deaf"], made=dt.datetime(2024, 3, 4, 6)).performance is not None
+    assert watch(at, champions["deaf"], made=dt.datetime(2024, 3, 4, 7)).performance is None
 
 
 def test_labels_that_teach_more_than_the_champion_knows_raise_an_alarm(at, champions):
@@ -142,7 +153,8 @@ def test_only_rows_whose_labels_came_are_judged(at, champions):
 def test_a_contract_with_other_columns_is_an_alarm_by_itself(at, champions):
     columns = {name: c for name, c in PUMPS.columns.items() if name != "noise"}
     without = PUMPS.model_copy(update={"columns": columns})
-    alarm = monitor.run("pumps", TASK, without, at, PERIOD, champions["sound"], "1", pages=False)
+    model = champions["sound"]
+    alarm = monitor.run("pumps", TASK, without, at, PERIOD, model, "1", MADE, pages=False)
     assert alarm.raised
     assert alarm.reasons == (
         "the contract's columns are not those of version 1: new none, gone noise",

@@ -222,7 +222,7 @@ def test_labels_are_told_by_their_class(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"size": [9, 8]}, "image of 9 x 8, L in the model and image of 8 x 8, L in the service"),
+        ({"size": [9, 8]}, "image of 9 x 8, L in the model and image of 8 x 8, L in the contract"),
         ({"mode": "RGB"}, "image of 8 x 8, RGB in the model"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import artifact, ledger
+from pipelines import artifact, ledger, moves
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from pipelines.errors import ArtifactError, MissingInput, RegistryError, UnknownId
 from pipelines.paths import Paths
@@ -140,6 +140,43 @@ def test_rollback_goes_back_once_and_repeating_it_changes_nothing(three: Any):
     assert three.rollback(fine) == ("1", "3")
 
 
+def by_hand(registry: Any, version: str) -> None:
+    """As MLflow's own page moves the alias: nothing but the alias."""
+    if isinstance(registry, MemoryRegistry):
+        registry.moved[CHAMPION] = version
+        return
+    with registry._client() as client:
+        client.set_registered_model_alias(registry.name, CHAMPION, version)
+
+
+def test_rollback_goes_back_to_what_a_move_by_hand_left(three: Any):
+    assert three.before() is None
+    three.promote("2", "1", fine)
+    assert three.before() == "1"
+    by_hand(three, "3")
+    assert three.before() == "2"
+    assert three.rollback(fine) == ("2", "3")
+    assert three.rollback(fine) == ("2", None)
+    by_hand(three, "1")
+    three.promote("3", "1", fine)
+    assert three.rollback(fine) == ("1", "3")
+
+
+def test_rollback_after_a_move_by_hand_to_previous_goes_on_to_what_answered_before(three: Any):
+    three.promote("2", "1", fine)
+    by_hand(three, "1")
+    assert three.rollback(fine) == ("2", "1")
+
+
+def test_tags_of_a_version_are_given_when_it_is_made_and_not_again(registry: Any, template: Path):
+    made = artifact.load(template / "1" / "model")
+    version = registry.register(made, {"verdict": "pending"})
+    assert registry.tags(version)["verdict"] == "pending"
+    registry.set_tags(version, {"verdict": "promote"})
+    registry.register(made, {"verdict": "pending"})
+    assert registry.tags(version)["verdict"] == "promote"
+
+
 def test_tags_are_added_and_replaced(three: Any):
     three.set_tags("2", {"verdict": "hold", "why": "a"})
     three.set_tags("2", {"verdict": "promote"})
@@ -155,7 +192,7 @@ def say(registry: Any, version: str, verdict: str, against: str = "1") -> None:
     )
 
 
-def moves(at: Paths) -> list[tuple[str, str, str | None]]:
+def moved(at: Paths) -> list[tuple[str, str, str | None]]:
     return [
         (e["kind"], e["version"], e["from"])
         for e in ledger.read(at.ledger)
@@ -164,19 +201,22 @@ def moves(at: Paths) -> list[tuple[str, str, str | None]]:
 
 
 def test_a_version_is_promoted_on_its_verdict_only(three: Any, at: Paths):
-    with pytest.raises(RegistryError, match="never judged"):
-        stage.promote("pumps", at, three)
+    for said in (None, moves.PENDING):
+        if said:
+            say(three, "3", said)
+        with pytest.raises(RegistryError, match="never judged"):
+            moves.promote("pumps", at, three)
     say(three, "3", "hold")
     with pytest.raises(RegistryError, match="was held: because"):
-        stage.promote("pumps", at, three, "3")
+        moves.promote("pumps", at, three, "3")
     say(three, "3", "promote", against="2")
     with pytest.raises(RegistryError, match="meanwhile"):
-        stage.promote("pumps", at, three, "3")
+        moves.promote("pumps", at, three, "3")
     assert three.alias(CHAMPION) == "1"
-    assert moves(at) == []
+    assert moved(at) == []
     say(three, "3", "promote")
-    assert stage.promote("pumps", at, three) == "3"
-    assert moves(at) == [("promotion", "3", "1")]
+    assert moves.promote("pumps", at, three) == "3"
+    assert moved(at) == [("promotion", "3", "1")]
 
 
 def test_a_tag_does_not_outweigh_the_ledgers_own_verdict(three: Any, at: Paths):
@@ -187,19 +227,19 @@ def test_a_tag_does_not_outweigh_the_ledgers_own_verdict(three: Any, at: Paths):
         {"kind": "verdict", "challenger": "3", "decision": "hold", "checks": [check]},
     )
     with pytest.raises(RegistryError, match="no better"):
-        stage.promote("pumps", at, three, "3")
+        moves.promote("pumps", at, three, "3")
 
 
 def test_who_approved_is_on_the_ledger_and_with_the_version(three: Any, at: Paths):
     say(three, "3", "promote")
-    stage.promote("pumps", at, three, "3", by="ada")
+    moves.promote("pumps", at, three, "3", by="ada")
     (move,) = ledger.of_kind(at.ledger, "promotion")
     assert move["reason"] == "approved by ada; verdict: because"
     assert three.tags("3")["promoted"] == move["reason"]
 
 
 def test_force_is_recorded_as_such(three: Any, at: Paths):
-    assert stage.promote("pumps", at, three, "2", force=True) == "2"
+    assert moves.promote("pumps", at, three, "2", force=True) == "2"
     newest = ledger.newest(at.ledger, "promotion")
     assert newest is not None
     assert newest["reason"] == "forced by a person"
@@ -207,37 +247,47 @@ def test_force_is_recorded_as_such(three: Any, at: Paths):
 
 
 def test_force_does_not_promote_what_does_not_load(three: Any, at: Paths, monkeypatch: Any):
-    monkeypatch.setattr(stage, "_answers_well", lambda _, version: broken(version))
+    monkeypatch.setattr(moves, "_answers_well", lambda _, version: broken(version))
     with pytest.raises(ArtifactError):
-        stage.promote("pumps", at, three, "2", force=True)
+        moves.promote("pumps", at, three, "2", force=True)
     assert three.alias(CHAMPION) == "1"
 
 
 def test_repeating_a_promotion_that_was_killed_leaves_one_line(three: Any, at: Paths):
     say(three, "3", "promote")
     three.promote("3", "1", fine)  # killed before the ledger
-    assert stage.promote("pumps", at, three, "3") == "3"
-    assert stage.promote("pumps", at, three, "3") == "3"
-    assert moves(at) == [("promotion", "3", "1")]
+    assert moves.promote("pumps", at, three, "3") == "3"
+    assert moves.promote("pumps", at, three, "3") == "3"
+    assert moved(at) == [("promotion", "3", "1")]
 
 
 def test_rollback_is_on_the_ledger_and_what_it_left_needs_force(three: Any, at: Paths):
     say(three, "3", "promote")
-    stage.promote("pumps", at, three)
-    assert stage.rollback("pumps", at, three) == "1"
-    assert stage.rollback("pumps", at, three) == "1"
-    assert moves(at) == [("promotion", "3", "1"), ("rollback", "1", "3")]
+    moves.promote("pumps", at, three)
+    assert moves.rollback("pumps", at, three) == "1"
+    assert moves.rollback("pumps", at, three) == "1"
+    assert moved(at) == [("promotion", "3", "1"), ("rollback", "1", "3")]
     with pytest.raises(RegistryError, match="--force"):
-        stage.promote("pumps", at, three, "3")
-    stage.promote("pumps", at, three, "3", force=True)
+        moves.promote("pumps", at, three, "3")
+    moves.promote("pumps", at, three, "3", force=True)
     assert three.tags("3")["rolled_back"] == "false"
-    assert moves(at)[-1] == ("promotion", "3", "1")
+    assert moved(at)[-1] == ("promotion", "3", "1")
+
+
+def test_rollback_marks_the_version_that_a_person_put_there_by_hand(three: Any, at: Paths):
+    say(three, "3", "promote")
+    moves.promote("pumps", at, three)
+    by_hand(three, "1")  # which is `previous` as well
+    assert moves.rollback("pumps", at, three) == "3"
+    assert three.tags("1")["rolled_back"] == "true"
+    assert three.tags("3")["rolled_back"] == "false"
+    assert moved(at)[-1] == ("rollback", "3", "1")
 
 
 def test_without_a_model_or_a_challenger_the_command_that_makes_one_is_named(
     registry: Any, at: Paths
 ):
     with pytest.raises(MissingInput, match="perennial gate pumps"):
-        stage.promote("pumps", at, registry)
+        moves.promote("pumps", at, registry)
     with pytest.raises(MissingInput, match="dvc repro train@pumps"):
         stage.gate("pumps", None, None, at, registry, "2024-03")

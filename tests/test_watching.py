@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from pipelines import artifact, gate, ledger, store, verdicts, watching
 from pipelines.adapters.registry import CHAMPION
+from pipelines.contract import Contract
 from pipelines.drift import profile
-from pipelines.errors import MissingInput
+from pipelines.errors import MissingInput, RegistryError
 from pipelines.paths import Paths
 from pipelines.project import Project
-from pipelines.records import Decision, Due, Record, Retraining, Validation
+from pipelines.records import Decision, Due, Record, Retraining, Validation, Verdict
 from pipelines.stages import monitor, promote
 from pipelines.tasks import tabular
 from tests import fakes
@@ -68,6 +70,12 @@ def calls(period: str) -> Decision:
 
 def rests(period: str) -> Decision:
     return Decision(task="pumps", period=period, action="rest", reasons=("calm",))
+
+
+def disturbed(error: Exception) -> Verdict:
+    """The verdict of a gate whose champion could not be asked for."""
+    check = promote.check_of(error)
+    return gate.held("pumps", "2", "1", check, f"judging it raised {error}")
 
 
 # Due ------------------------------------------------------------------------------------------
@@ -124,6 +132,38 @@ def test_a_challenger_that_could_not_be_registered_answers_no_alarm(world: World
     assert world.due() is None
 
 
+@pytest.mark.parametrize("error", [RegistryError("away"), OSError(28, "disk full"), MemoryError()])
+def test_a_challenger_whose_judging_was_disturbed_answers_no_alarm(world: World, error: Exception):
+    world.say(calls("2024-05"))
+    world.say(disturbed(error), period="2024-05")
+    assert world.due() is not None
+    world.judge("2024-05")
+    assert world.due() is None
+
+
+def test_a_defect_of_the_model_is_an_answer(world: World):
+    world.say(calls("2024-05"))
+    world.say(disturbed(ValueError("no such column")), period="2024-05")
+    assert world.due() is None
+
+
+@pytest.mark.parametrize(
+    ("champion", "promoted", "stands"),
+    [("1", False, False), ("2", False, False), ("3", False, True), ("3", True, False)],
+    ids=["it waits for a person", "promoted by hand", "another went before", "and was left since"],
+)
+def test_a_better_challenger_whose_champion_has_gone_is_to_be_judged_again(
+    world: World, champion: str, promoted: bool, stands: bool
+):
+    better = gate.held("pumps", "2", "1", "better", "it is")
+    world.say(calls("2024-05"))
+    world.say(better.model_copy(update={"decision": "promote"}), period="2024-05")
+    if promoted:
+        ledger.append(world.project.at.ledger, {"kind": "promotion", "version": "2"})
+    world.registry.moved[CHAMPION] = champion
+    assert (world.due() is not None) == stands
+
+
 def test_what_was_decided_anew_counts_as_it_was_decided_last(world: World):
     world.say(calls("2024-05"), rests("2024-05"))
     assert world.due() is None
@@ -173,17 +213,16 @@ def test_a_retraining_that_is_asked_for_is_on_the_newest_labels(world: World):
 # Waiting --------------------------------------------------------------------------------------
 
 
-@given(landed=st.permutations(WINDOW + MONTHS), watched=st.integers(0, len(MONTHS)))
+@given(landed=st.permutations(WINDOW + MONTHS), watched=st.sets(st.sampled_from(MONTHS)))
 @settings(max_examples=25)
-def test_what_waits_is_what_landed_after_the_window_and_the_newest_watched(
-    landed: Sequence[str], watched: int
+def test_what_waits_is_what_landed_after_the_window_and_was_not_watched(
+    landed: Sequence[str], watched: set[str]
 ):
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
         world.land(*landed[:6])
-        world.say(*(rests(period) for period in MONTHS[:watched]))
-        later = {p for p in landed[:6] if p in MONTHS[watched:]}
-        assert world.waiting() == sorted(later)
+        world.say(*(rests(period) for period in watched))
+        assert world.waiting() == sorted({*landed[:6]} & {*MONTHS} - watched)
 
 
 def test_a_batch_that_landed_and_was_not_accepted_does_not_wait(world: World):
@@ -191,7 +230,17 @@ def test_a_batch_that_landed_and_was_not_accepted_does_not_wait(world: World):
     assert world.waiting() == []
 
 
+def test_a_batch_that_a_training_has_seen_since_still_waits_when_it_lands_late(world: World):
+    world.say(rests("2024-05"))
+    moved = world.project.task.window.model_copy(update={"last": "2024-06"})
+    task = world.project.task.model_copy(update={"window": moved})
+    world.project = replace(world.project, task=task)
+    world.land("2024-04", "2024-06", "2024-07")
+    assert world.waiting() == ["2024-06", "2024-07"], "nothing before the first that was watched"
+
+
 def test_new_labels_are_those_after_the_newest_training_whichever_was_told_last(world: World):
+    world.land(*MONTHS)
     for period in MONTHS:
         store.write_table(world.project.at.batch(period), fakes.pumps(10))
     for last in ("2024-05", "2024-04"):
@@ -202,6 +251,14 @@ def test_new_labels_are_those_after_the_newest_training_whichever_was_told_last(
         )
     assert watching._new_labels(world.project, "2024-07", "2024-08") == 20
     assert watching._new_labels(world.project, "2024-05", "2024-06") == 0
+
+
+def test_a_batch_that_is_not_there_brings_no_labels(world: World):
+    """In quarantine, or never landed."""
+    for period in ("2024-04", "2024-06"):
+        world.land(period)
+        store.write_table(world.project.at.batch(period), fakes.pumps(10))
+    assert watching._new_labels(world.project, "2024-06", "2024-07") == 20
 
 
 # The watch ------------------------------------------------------------------------------------
@@ -296,6 +353,59 @@ def test_nothing_is_watched_before_there_is_a_champion(landed: World):
     assert watch(landed) == []
     assert told(landed) == []
     assert not landed.project.at.predictions("2024-04").exists()
+
+
+def test_a_batch_that_is_repaired_after_a_later_one_was_watched_is_answered_and_labelled(
+    landed: World,
+):
+    """Its door was closed to it: in quarantine, no file stands in its place."""
+    at = landed.project.at
+    kept = [(p, p.read_bytes()) for p in (at.batch("2024-04"), at.validation("2024-04"))]
+    for path, _ in kept:
+        path.unlink()
+    assert [d.period for d in watch(landed)] == ["2024-05"]
+    for path, content in kept:
+        path.write_bytes(content)
+    assert [d.period for d in watch(landed)] == ["2024-04"]
+    assert at.predictions("2024-04").is_file()
+    assert store.rows_in(at.labels("2024-04")) == 3000
+    assert watch(landed) == []
+
+
+def test_a_column_that_is_no_input_any_more_is_alarmed_and_the_batch_still_answered(landed: World):
+    columns = PUMPS.columns | {
+        "noise": PUMPS.columns["noise"].model_copy(update={"feature": False})
+    }
+    under(landed, PUMPS.model_copy(update={"columns": columns}))
+    watch(landed)
+    assert "the contract's columns are not those of version 1" in alarmed(landed, "2024-04")
+    assert landed.project.at.predictions("2024-04").is_file()
+
+
+def test_a_champion_that_cannot_answer_the_contracts_rows_is_alarmed_and_answers_nothing(
+    landed: World, caplog: pytest.LogCaptureFixture
+):
+    columns = {name: column for name, column in PUMPS.columns.items() if name != "noise"}
+    under(landed, PUMPS.model_copy(update={"columns": columns}))
+    watch(landed)
+    assert "gone noise" in alarmed(landed, "2024-04")
+    assert not landed.project.at.predictions("2024-04").exists()
+    assert "the model reads noise, which no row has" in caplog.text
+
+
+def alarmed(world: World, period: str) -> str:
+    said = ledger.newest(world.project.at.ledger, "alarm", period=period)
+    assert said is not None
+    return "; ".join(said["reasons"])
+
+
+def under(world: World, contract: Contract) -> None:
+    """The contract has changed since the champion was trained, and the batches are held to it."""
+    world.project = replace(world.project, contract=contract)
+    for period in ("2024-04", "2024-05"):
+        path = world.project.at.validation(period)
+        said = Validation.model_validate_json(path.read_text())
+        path.write_text(said.model_copy(update={"contract": contract.digest}).model_dump_json())
 
 
 def test_a_batch_that_changed_since_it_was_accepted_stops_the_watch(landed: World):

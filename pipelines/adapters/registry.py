@@ -8,16 +8,18 @@ one server within the same milliseconds; the later one wins and the earlier one 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipelines import artifact, store
+from pipelines import store
 from pipelines.adapters.mlflow_home import configure, experiment, reaching
 from pipelines.adapters.mlflow_model import log_model, logged_model
+from pipelines.adapters.registry_files import digest_at, download
 from pipelines.artifact import Artifact
-from pipelines.errors import ArtifactError, RegistryError, UnknownId
+from pipelines.errors import RegistryError, UnknownId
 from pipelines.lock import task_lock
 from pipelines.paths import Paths
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+PLACED = "champion_placed"
+"""The model's tag: the version that champion was last moved to from here. Where the alias is on
+another one, a person moved it in MLflow, which writes no `previous`."""
 
 Verify = Callable[[str], None]
 """Raises when the version it is given must not answer: it does not load, or answers wrongly."""
@@ -37,20 +42,20 @@ class Registry:
         self.at = at
         self.name = at.registered_name
 
-    def register(self, made: Artifact) -> str:
-        """The artifact's version, made when there is none yet, and named challenger.
+    def register(self, made: Artifact, tags: Mapping[str, str] = MappingProxyType({})) -> str:
+        """The artifact's version, made with `tags` when there is none yet, and named challenger.
 
         The same artifact is the same version, so a run that was killed and is repeated finds its
         own. Only a model whose upload was finished is registered; without one it is uploaded now.
         """
         with self._locked("register"), self._client() as client:
             same = [v for v in self._search(client) if v.tags.get("artifact") == made.digest]
-            version = str(same[0].version) if same else self._new_version(client, made)
+            version = str(same[0].version) if same else self._new_version(client, made, tags)
             if version not in (self.alias(CHAMPION), self.alias(CHALLENGER)):
                 client.set_registered_model_alias(self.name, CHALLENGER, version)
         return version
 
-    def _new_version(self, client: MlflowClient, made: Artifact) -> str:
+    def _new_version(self, client: MlflowClient, made: Artifact, more: Mapping[str, str]) -> str:
         task = self.at.task
         model = logged_model(self.at, task, made.digest)
         if model is None:
@@ -62,23 +67,26 @@ class Registry:
             self.name,
             f"models:/{model.model_id}",
             model.source_run_id,
-            tags=tags | {"artifact": made.digest},
+            tags={**tags, **more, "artifact": made.digest},
             model_id=model.model_id,
         )
         return str(version.version)
 
     def aliases(self) -> dict[str, str]:
         """Alias -> version; empty before the first registration."""
+        return _aliases(self._model())
+
+    def _model(self) -> Any:
+        """As MLflow has it; None before the first registration."""
         from mlflow.exceptions import MlflowException
 
         with self._client() as client:
             try:
-                found = client.get_registered_model(self.name).aliases
+                return client.get_registered_model(self.name)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                return {}
-        return {alias: str(version) for alias, version in found.items()}
+                return None
 
     def alias(self, name: str) -> str | None:
         return self.aliases().get(name)
@@ -97,6 +105,16 @@ class Registry:
             for name, value in tags.items():
                 client.set_model_version_tag(self.name, version, name, value)
 
+    def made_at(self, version: str) -> dt.datetime:
+        """When it was registered, UTC, without a zone, as the log of answers has its times.
+
+        What answered before under this number was of a registry that is no more.
+        """
+        made = (
+            self._version(version).creation_timestamp // 1000
+        )  # a batch's answers tell the second
+        return dt.datetime.fromtimestamp(made, dt.UTC).replace(tzinfo=None)
+
     def run_of(self, version: str) -> str:
         """Id of the MLflow run that made the version; empty when it came from elsewhere."""
         return str(self._version(version).run_id or "")
@@ -110,30 +128,10 @@ class Registry:
         target = self.at.models_cache / version
         # A lock for each version: a champion must not wait for a challenger that is slow to come.
         with self._locked(f"fetch-{version}"):
-            if not expected or _digest(target) != expected:
+            if not expected or digest_at(target) != expected:
                 store.sweep(self.at.models_cache, f"{version}.")
-                self._download(version, target, expected)
+                download(self.at, version, target, expected)
         return target
-
-    def _download(self, version: str, target: Path, expected: str | None) -> None:
-        import mlflow
-
-        with store.atomic_folder(target) as folder:
-            with self._client():
-                address = f"models:/{self.name}/{version}"
-                files = Path(
-                    mlflow.artifacts.download_artifacts(address, dst_path=str(folder / "all"))
-                )
-            for name in (*artifact.FILES, "manifest.json"):
-                if (files / name).is_file():
-                    (files / name).rename(folder / name)
-            shutil.rmtree(folder / "all")
-            found = artifact.load(folder).digest
-            if expected and found != expected:
-                raise ArtifactError(
-                    f"{self.name} version {version} was registered as artifact {expected}, and the "
-                    f"registry now holds {found}. Go back with: perennial rollback {self.at.task}"
-                )
 
     def promote(self, version: str, expect: str | None, verify: Verify) -> bool:
         """Compare-and-set: champion becomes `version` if it is `expect`; False when it was already.
@@ -152,12 +150,15 @@ class Registry:
                 raise RegistryError(
                     f"{self.name} version {version} was to replace {expect or 'no champion'}, and "
                     f"version {now.get(CHAMPION) or 'none'} was promoted meanwhile; nothing was "
-                    f"changed. Judge again with: perennial gate {self.at.task}"
+                    f"changed. Judge it against that one with: perennial retrain {self.at.task}, "
+                    f"or perennial gate {self.at.task} where dvc repro made it"
                 )
             with self._client() as client:
                 if expect is not None:
                     client.set_registered_model_alias(self.name, PREVIOUS, expect)
                 client.set_registered_model_alias(self.name, CHAMPION, version)
+                # Killed before this line, `expect` is both what was placed and `previous`.
+                client.set_registered_model_tag(self.name, PLACED, version)
             self._no_challenger(version, now)
             self._read_back(version)
             return True
@@ -168,14 +169,19 @@ class Registry:
             with self._client() as client:
                 client.delete_registered_model_alias(self.name, CHALLENGER)
 
-    def rollback(self, verify: Verify) -> tuple[str, str | None]:
-        """Champion becomes `previous`: (version now, version before; None when there already).
+    def before(self) -> str | None:
+        """The version that a rollback goes to: `previous`, or, where a person moved champion in
+        MLflow since, the one that it was on before."""
+        return _before(self._model())
 
-        `previous` stays, so that the same command after a kill changes nothing more.
+    def rollback(self, verify: Verify) -> tuple[str, str | None]:
+        """Champion becomes the one before: (version now, version before; None when there already).
+
+        It becomes `previous` as well, so that the same command after a kill changes nothing more.
         """
         with self._locked("alias"):
-            now = self.aliases()
-            to, left = now.get(PREVIOUS), now.get(CHAMPION)
+            model = self._model()
+            to, left = _before(model), _aliases(model).get(CHAMPION)
             if to is None:
                 raise RegistryError(
                     f"{self.name} has no previous champion to go back to; versions are: "
@@ -186,6 +192,8 @@ class Registry:
                 return to, None
             verify(to)
             with self._client() as client:
+                client.set_registered_model_alias(self.name, PREVIOUS, to)
+                client.set_registered_model_tag(self.name, PLACED, to)
                 client.set_registered_model_alias(self.name, CHAMPION, to)
             self._read_back(to)
             return to, left
@@ -238,9 +246,12 @@ class Registry:
         )
 
 
-def _digest(folder: Path) -> str | None:
-    """Digest of the artifact in `folder`; None when it is not there or not whole."""
-    try:
-        return artifact.load(folder).digest
-    except ArtifactError:
-        return None
+def _aliases(model: Any) -> dict[str, str]:
+    return {alias: str(version) for alias, version in (model.aliases if model else {}).items()}
+
+
+def _before(model: Any) -> str | None:
+    aliases = _aliases(model)
+    placed: str | None = model.tags.get(PLACED) if model else None
+    by_hand = placed is not None and placed != aliases.get(CHAMPION)
+    return placed if by_hand else aliases.get(PREVIOUS)

@@ -41,12 +41,12 @@ def gate(task: str, as_json: bool) -> None:
 @json_option
 def promote(task: str, version: str | None, force: bool, by: str | None, as_json: bool) -> None:
     """Move the champion alias to a version that the gate let through."""
+    from pipelines import moves
     from pipelines.adapters.registry import Registry
     from pipelines.project import open_project
-    from pipelines.stages import promote as stage
 
     p = open_project(task)
-    now = stage.promote(p.name, p.at, Registry(p.at), version, force=force, by=by)
+    now = moves.promote(p.name, p.at, Registry(p.at), version, force=force, by=by)
     say({"champion": now}, as_json, f"champion of {task} is now version {now}")
 
 
@@ -55,14 +55,14 @@ def promote(task: str, version: str | None, force: bool, by: str | None, as_json
 @json_option
 def rollback(task: str, as_json: bool) -> None:
     """Put the previous champion back."""
+    from pipelines import moves
     from pipelines.adapters.registry import Registry
     from pipelines.project import open_project
-    from pipelines.stages import promote as stage
 
     p = open_project(task)
     registry = Registry(p.at)
     before = registry.alias("champion")
-    now = stage.rollback(p.name, p.at, registry)
+    now = moves.rollback(p.name, p.at, registry)
     text = f"champion of {task} is again version {now}"
     if now == before:
         text = (
@@ -173,12 +173,14 @@ def _labels_from(p: Project, path: Path, as_json: bool) -> None:
 @json_option
 def monitor(task: str, batch: str, as_json: bool) -> None:
     """Hold a batch, and the labels known by now, against what the champion was trained on."""
+    from pipelines.adapters.registry import Registry
     from pipelines.project import open_project
     from pipelines.stages import monitor as stage
 
     p = open_project(task)
     version, model = _champion(p)
-    alarm = stage.run(p.name, p.task, p.contract, p.at, batch, model, version)
+    made = Registry(p.at).made_at(version)
+    alarm = stage.run(p.name, p.task, p.contract, p.at, batch, model, version, made)
     said = "ALARM" if alarm.raised else "no alarm"
     text = "\n".join([f"{said} for {batch}, champion version {version}", *alarm.reasons])
     say(alarm.model_dump(mode="json"), as_json, f"{text}\nreport: {p.at.drift_page(batch)}")

@@ -6,6 +6,8 @@ answered requests of its own, drawn by chance: two samples, and a wider interval
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -57,11 +59,17 @@ class Live:
     canary: Sample
 
 
-def gathered(at: Paths, contract: Contract, champion: str, challenger: str) -> Live:
-    """Labelled answers of both. One a row and version: who asks twice does not count twice."""
+def gathered(
+    at: Paths, contract: Contract, champion: str, challenger: str, made: Mapping[str, dt.datetime]
+) -> Live:
+    """Labelled answers of both. One a row and version: who asks twice does not count twice.
+
+    made: when each was registered; an earlier answer under its number is another model's.
+    """
     given = read(
         at, contract, Wanted(versions=(champion, challenger), columns=COLUMNS, shadow=True)
     )
+    given = given[given["at"] >= given["version"].map(made)].reset_index(drop=True)
     # A shadow has its own version in its id and shares the rest with the answer it stands beside.
     given["request"] = [name.split("-", 1)[1] for name in given["id"].str[len(contract.task) + 1 :]]
     known = labelled.labels(at.served_labels, given["id"])

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import artifact
+from pipelines.agreement import unanswerable
 from pipelines.artifact import Artifact, Examples
-from pipelines.contract import Column, Contract
+from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 
 WARM_ROWS = (1, 64)
@@ -49,37 +50,20 @@ def verified(
 
 
 def compatible(model: Contract, service: Contract) -> str:
-    """Why rows of the service's contract are no rows of the model's; empty when they are.
-
-    Limits and allowed values may differ: they say what is refused, not what a row is.
-    """
-    ours = {name: _type(service.columns[name]) for name in service.inputs}
-    theirs = {name: _type(model.columns[name]) for name in model.inputs}
+    """Why the model is none for the service's contract; empty when it is."""
     reasons = [
-        f"{role} is {told} in the model and {wanted} in the service"
+        f"{role} is {told} in the model and {wanted} in the contract"
         for role, told, wanted in (
             ("task", model.task, service.task),
-            ("time", model.time, service.time),
             ("key", ", ".join(model.key), ", ".join(service.key)),
-            ("label", model.label, service.label),
-            ("classes", ", ".join(model.classes), ", ".join(service.classes)),
         )
         if told != wanted
     ]
-    reasons += [f"the model reads {n}, which no request has" for n in theirs if n not in ours]
-    reasons += [f"the model never learned from {n}" for n in ours if n not in theirs]
+    reasons += unanswerable(model, service, service.inputs)
     reasons += [
-        f"{n} is of type {theirs[n]} in the model and {ours[n]} in the service"
-        for n in ours
-        if theirs.get(n, ours[n]) != ours[n]
+        f"the model never learned from {n}" for n in service.inputs if n not in model.inputs
     ]
     return "; ".join(reasons)
-
-
-def _type(column: Column) -> str:
-    if column.size is None:
-        return column.type
-    return f"{column.type} of {column.size[0]} x {column.size[1]}, {column.mode}"
 
 
 def _asks_for_more(made: Artifact, contract: Contract) -> str:

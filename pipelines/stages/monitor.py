@@ -4,6 +4,7 @@ labelled answers against what they could have been. Ends in an alarm, raised or 
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +40,12 @@ def run(
     period: str,
     artifact: Artifact,
     version: str,
+    made: dt.datetime,
     *,
     pages: bool = True,
 ) -> Alarm:
-    """The alarm of `period`; the labels of that batch are not read. pages: draw one for people.
+    """The alarm of `period`; the labels of that batch are not read. made: when `version` was
+    registered, UTC; pages: draw one for people.
 
     Performance is judged on the answers that `version` itself gave to the period whose labels
     arrived last; answers of another version say nothing about this one and are left out.
@@ -55,7 +58,7 @@ def run(
     mend = f"perennial ingest {name} --batch {period}"
     rows = store.read_table(at.batch(period), mend, list(contract.inputs))
     known = periods.shift(period, task.period, -task.label_delay)
-    labelled = _labelled(name, task, contract, at, known, version)
+    labelled = _labelled(name, task, contract, at, known, version, made)
     expected = artifact.about.metrics["validation_auc"]
 
     seed, settings = task.train.seed, task.monitor
@@ -120,9 +123,17 @@ def found(
 
 
 def _labelled(
-    name: str, task: Task, contract: Contract, at: Paths, period: str, version: str
+    name: str,
+    task: Task,
+    contract: Contract,
+    at: Paths,
+    period: str,
+    version: str,
+    made: dt.datetime,
 ) -> pd.DataFrame | None:
     """The version's own answers to rows of the period, of the batch and over HTTP, with labels.
+
+    One before it was registered is of a registry that is no more, and of another model.
 
     None before the first arrive. One answer a row: a client that asked again would count twice.
     """
@@ -135,7 +146,7 @@ def _labelled(
         known |= dict(zip(batch["id"], batch["label"], strict=True))
     if not known:
         return None
-    own = given[given["version"].astype(str) == version]
+    own = given[(given["version"].astype(str) == version) & (given["at"] >= made)]
     if len(own) < len(given):
         log.info(
             "monitor %s: %d of %d answers to %s left out, another version than %s gave them",

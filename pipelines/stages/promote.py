@@ -1,7 +1,7 @@
 """The challenger is judged against the champion, and replaces it when the verdict says so.
 
-Whatever goes wrong while judging ends in a verdict of hold that names it. What moves an alias is
-in `promote` and `rollback` only, and each move is on the ledger.
+Whatever goes wrong while judging ends in a verdict of hold that names it. What moves the alias
+champion is in `moves` only.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipelines import artifact, ledger, rivals, store, variants
-from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Verify
+from pipelines import artifact, ledger, moves, rivals, store, variants
+from pipelines.adapters.registry import CHAMPION
+from pipelines.agreement import unanswerable
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.errors import MissingInput, PipelineError, RegistryError
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNREGISTERED = "unregistered"
+UNDISTURBED = "undisturbed"
+"""The check that fails where a server, the disk or the memory did, and not the model."""
+PASSING = (RegistryError, OSError, MemoryError)
 
 
 def challenge(
@@ -36,8 +40,22 @@ def challenge(
     """gate, then promote if it says so. Raises RegistryError if another was promoted meanwhile."""
     verdict = gate(name, task, contract, at, registry, period)
     if verdict.decision == "promote":
-        promote(name, at, registry, verdict.challenger)
+        moves.promote(name, at, registry, verdict.challenger)
     return verdict
+
+
+def check_of(error: Exception) -> str:
+    """The check that fails when judging raised."""
+    return UNDISTURBED if isinstance(error, PASSING) else "no_exception"
+
+
+def disturbed(verdict: Verdict) -> bool:
+    return any(check.name == UNDISTURBED and not check.passed for check in verdict.checks)
+
+
+def unfinished(verdict: Verdict) -> bool:
+    """Nothing was found out about the model: what asked for it has no answer yet."""
+    return verdict.challenger == UNREGISTERED or disturbed(verdict)
 
 
 def gate(
@@ -46,72 +64,27 @@ def gate(
     """Register the trained model as challenger and judge it on its own, unseen test rows.
 
     period names the verdict's file. Raises MissingInput when there is no model; any other failure
-    is a verdict of hold.
+    is a verdict of hold, and `unfinished` tells one that is to be judged again.
     """
     if not (at.model / "manifest.json").is_file():
         raise MissingInput(f"{at.model} holds no model. Make one with: dvc repro train@{name}")
     version, champion = UNREGISTERED, None
     try:
-        version = registry.register(artifact.load(at.model))
+        version = registry.register(artifact.load(at.model), {"verdict": moves.PENDING})
         champion = registry.alias(CHAMPION)
         if version == champion:
             return _champion_already(name, at, version, period)
         verdict = _compare(name, task, contract, at, registry, version, champion)
         _record(at, period, verdict)
-        registry.set_tags(version, _tags(verdict))
+        _tag(registry, verdict)
     except Exception as error:
         # Whatever it is, a model that could not be judged to the end is not promoted.
         log.exception("gate %s %s: version %s is held", name, period, version)
         reason = f"judging it raised {type(error).__name__}: {error}"
-        verdict = held(name, version, champion, "no_exception", reason)
+        verdict = held(name, version, champion, check_of(error), reason)
         _record_failure(at, registry, period, verdict)
     log.info("gate %s %s: %s %s: %s", name, period, verdict.decision, version, verdict.reason)
     return verdict
-
-
-def promote(
-    name: str,
-    at: Paths,
-    registry: Registry,
-    version: str | None = None,
-    force: bool = False,
-    by: str | None = None,
-) -> str:
-    """Move champion to `version` (None: the challenger) if nobody else was promoted meanwhile.
-
-    by: the person who approved, told with the reason.
-
-    Without `force` the version's verdict must say promote, and the champion must be the one it was
-    judged against. Raises RegistryError otherwise, MissingInput when there is no challenger.
-    """
-    version = version or registry.alias(CHALLENGER)
-    if version is None:
-        raise MissingInput(f"{name} has no challenger. Make one with: perennial gate {name}")
-    if force:
-        expect, reason = registry.alias(CHAMPION), f"forced by {by or 'a person'}"
-    else:
-        expect, reason = _permitted(name, at, registry, version)
-        reason = f"approved by {by}; {reason}" if by else reason
-    moved = registry.promote(version, expect, _verify(registry))
-    _write_move(at, "promotion", name, version, expect, reason, moved)
-    registry.set_tags(version, {"rolled_back": "false", "promoted": reason})
-    log.info(
-        "promote %s: champion is version %s, was %s: %s", name, version, expect or "none", reason
-    )
-    return version
-
-
-def rollback(name: str, at: Paths, registry: Registry) -> str:
-    """Move champion to `previous`; what it leaves needs a person's force to come back."""
-    now = registry.aliases()
-    left = now.get(CHAMPION)
-    if left and now.get(PREVIOUS) not in (None, left):
-        # First, so that a kill before the alias moves leaves a mark and not a gap.
-        registry.set_tags(left, {"rolled_back": "true", "verdict": "hold"})
-    version, left = registry.rollback(_verify(registry))
-    _write_move(at, "rollback", name, version, left, "asked for by a person", left is not None)
-    log.info("rollback %s: champion is version %s, was %s", name, version, left or version)
-    return version
 
 
 def _compare(
@@ -146,6 +119,14 @@ def _compare(
                 f"perennial promote {name} --version {version} --force"
             )
             return held(name, version, champion, "champion_loads", reason)
+        unlike = unanswerable(rival.contract, contract)
+        if unlike:
+            reason = (
+                f"champion {champion} cannot answer rows of contracts/{name}.yaml as it is now: "
+                f"{'; '.join(unlike)}. Where the new one is to replace it unproven: "
+                f"perennial promote {name} --version {version} --force"
+            )
+            return held(name, version, champion, "champion_contract", reason)
         on_record[champion] = registry.tags(champion).get("artifact", "")
 
     rows = store.read_table(at.prepared / "test.parquet", f"dvc repro prepare@{name}")
@@ -168,8 +149,15 @@ def _compare(
             variant=variants.told(made.about.variants) if made.about.variants else None,
             validation_auc=made.about.metrics.get("validation_auc"),
         ),
-        live.gathered(at, contract, champion, version) if champion else None,
+        _over_http(at, contract, registry, version, champion) if champion else None,
     )
+
+
+def _over_http(
+    at: Paths, contract: Contract, registry: Registry, version: str, champion: str
+) -> live.Live:
+    made = {name: registry.made_at(name) for name in (champion, version)}
+    return live.gathered(at, contract, champion, version, made)
 
 
 def _foreign(name: str, contract: Contract, made: Artifact) -> str:
@@ -209,51 +197,20 @@ def _record_failure(at: Paths, registry: Registry, period: str, verdict: Verdict
     if verdict.challenger == UNREGISTERED:
         return
     try:
-        registry.set_tags(verdict.challenger, _tags(verdict))
+        _tag(registry, verdict)
     except Exception:
         log.exception("version %s could not be tagged hold", verdict.challenger)
 
 
-def _tags(verdict: Verdict) -> dict[str, str]:
-    """`verdict` comes last: half-written tags permit nothing."""
-    return {
+def _tag(registry: Registry, verdict: Verdict) -> None:
+    """`promote` comes last, and whatever was said before is taken back first: half-written tags
+    permit nothing."""
+    about = {
+        "verdict": "hold",
         "verdict_reason": verdict.reason[:5000],
         "verdict_champion": verdict.champion or "",
         "verdict_rows": verdict.rows_digest,
-        "verdict": verdict.decision,
     }
-
-
-def _permitted(name: str, at: Paths, registry: Registry, version: str) -> tuple[str | None, str]:
-    """The champion that the version was judged against, and why it may replace it."""
-    tags = registry.tags(version)
-    said = tags.get("verdict")
-    here = ledger.newest(at.ledger, "verdict", challenger=version)
-    if said == "promote" and here is not None and here["decision"] != "promote":
-        failed = [c["reason"] for c in here["checks"] if not c["passed"]]
-        said, tags = "hold", {"verdict_reason": "; ".join(failed)}
-    if said != "promote":
-        why = f"was held: {tags.get('verdict_reason', '')}" if said else "was never judged"
-        raise RegistryError(
-            f"{name} version {version} {why}. Promote it all the same "
-            f"with: perennial promote {name} --version {version} --force"
-        )
-    return tags.get("verdict_champion") or None, f"verdict: {tags.get('verdict_reason', '')}"
-
-
-def _verify(registry: Registry) -> Verify:
-    return lambda version: _answers_well(registry, version)
-
-
-def _answers_well(registry: Registry, version: str) -> None:
-    artifact.self_test(artifact.load(registry.fetch(version)))
-
-
-def _write_move(
-    at: Paths, kind: str, name: str, version: str, left: str | None, reason: str, moved: bool
-) -> None:
-    """moved: False when the alias was there already, as after a kill before this line."""
-    moves = [e for e in ledger.read(at.ledger) if e["kind"] in ("promotion", "rollback")]
-    if moved or not moves or moves[-1]["version"] != version:
-        entry = {"kind": kind, "task": name, "version": version, "from": left, "reason": reason}
-        ledger.append(at.ledger, entry)
+    registry.set_tags(verdict.challenger, about)
+    if verdict.decision == "promote":
+        registry.set_tags(verdict.challenger, {"verdict": "promote"})

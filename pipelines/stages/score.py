@@ -7,8 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines import metrics, store
+from pipelines.agreement import unanswerable
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
+from pipelines.errors import ArtifactError
 from pipelines.graph import readable
 from pipelines.paths import Paths
 from pipelines.served import bodies
@@ -24,10 +26,22 @@ log = logging.getLogger(__name__)
 def run(
     name: str, contract: Contract, at: Paths, period: str, model: Artifact, version: str
 ) -> int:
-    """Rows answered. A batch already answered is left as it is: an answer given cannot be taken back."""
+    """Rows answered. A batch already answered is left as it is: an answer given cannot be taken back.
+
+    Columns are the contract's, and those that the model still reads where the contract has them.
+    Raises ArtifactError where it cannot answer rows of this contract.
+    """
     if at.predictions(period).is_file():
         return len(store.read_table(at.predictions(period), "", columns=["id"]))
-    wanted = list(dict.fromkeys((*contract.key, *contract.inputs)))
+    unlike = unanswerable(model.contract, contract)
+    if unlike:
+        raise ArtifactError(
+            f"score {name} {period}: version {version} cannot answer rows of contracts/{name}.yaml "
+            f"as it is now: {'; '.join(unlike)}. Let one answer that was trained under it: "
+            f"perennial promote {name} --version <version> --force"
+        )
+    still = (column for column in model.contract.inputs if column in contract.columns)
+    wanted = list(dict.fromkeys((*contract.key, *contract.inputs, *still)))
     landed = store.read_table(at.batch(period), f"perennial ingest {name} --batch {period}", wanted)
 
     rows = readable(landed, contract)

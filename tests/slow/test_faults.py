@@ -203,7 +203,7 @@ def that_can_answer_no_example(world: World) -> str:
     ("spoiled", "reason"),
     [
         (altered, "model.onnx is not the file"),
-        (of_another_contract, "key is pump in the model and pump, moment in the service"),
+        (of_another_contract, "key is pump in the model and pump, moment in the contract"),
         (that_can_answer_no_example, "no example to be tested on"),
     ],
 )

@@ -18,6 +18,7 @@ from pipelines import (
     ledger,
     loop,
     metrics,
+    moves,
     replay,
     report,
     status,
@@ -28,7 +29,6 @@ from pipelines import (
 from pipelines.adapters.registry import Registry
 from pipelines.errors import ParamsError, Quarantined, UnknownId
 from pipelines.project import Project, open_project
-from pipelines.stages import promote
 from pipelines.variant_params import SUFFIX
 from tests.slow.test_never_lost import PARAMS, project
 
@@ -79,7 +79,7 @@ def told_steps(patch: pytest.MonkeyPatch) -> list[str]:
     spy(watching.policy, "decide", "policy")
     spy(Registry, "register", "register")
     spy(loop.promote, "gate", "gate")
-    spy(loop.promote, "promote", "promote")
+    spy(moves, "promote", "promote")
     return told
 
 
@@ -203,6 +203,14 @@ def test_an_id_nobody_gave_is_said_to_be_unknown(shop, wrong):
         trace.trace(open_project(trace.task_of(wrong)), wrong)
 
 
+def test_an_answer_of_a_version_that_was_registered_since_is_not_traced_to_it(shop, monkeypatch):
+    """The registry was made anew, and its numbers began again."""
+    one = pd.read_parquet(shop.at.predictions("2024-W11")).iloc[17]
+    monkeypatch.setattr(Registry, "made_at", lambda *_: one["at"] + pd.Timedelta(seconds=1))
+    with pytest.raises(UnknownId, match="that registry is no more"):
+        trace.trace(shop, one["id"])
+
+
 def test_the_rows_that_judged_a_challenger_are_later_than_all_it_saw(shop):
     verdict = json.loads(shop.at.verdict("2024-W11").read_text())
     at = shop.ending("2024-W10").at
@@ -257,7 +265,7 @@ def test_rollback_puts_the_previous_champion_back_and_the_ledger_says_so(shop):
     registry = Registry(shop.at)
     left, previous = registry.alias("champion"), registry.alias("previous")
     assert previous is not None
-    assert promote.rollback("orders", shop.at, registry) == previous
+    assert moves.rollback("orders", shop.at, registry) == previous
     assert registry.alias("champion") == previous
     last = ledger.read(shop.at.ledger)[-1]
     assert (last["kind"], last["version"], last["from"]) == ("rollback", previous, left)
