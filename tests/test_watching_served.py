@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.served_world import NOON, Worker
 TASK = task(REPOSITORY / "params.yaml", "flights").model_copy(update={"period": "week"})
 WEEK = "2024-W10"
 """4 to 10 March."""
+MADE = dt.datetime(2024, 3, 1)
+"""When the versions were registered."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def readings() -> pd.DataFrame:
 
 
 def labelled_rows(project: Project, version: str) -> pd.DataFrame | None:
-    return monitor._labelled("pumps", TASK, PUMPS, project.at, WEEK, version)
+    return monitor._labelled("pumps", TASK, PUMPS, project.at, WEEK, version, MADE)
 
 
 def join(project: Project) -> int:
