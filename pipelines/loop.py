@@ -230,6 +230,8 @@ def train_candidate(candidate: Project, reason: str) -> float:
         done = store.read_json(spent, "perennial tick")
         if done["given"] == given:
             return float(done["seconds"])
+    # Left there, it would call what another training leaves half done the model of these settings.
+    spent.unlink(missing_ok=True)
     began = time.perf_counter()
     prepare.run(name, task, contract, at, window, results)
     train.run(name, task, contract, at, reason)

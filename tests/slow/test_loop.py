@@ -27,7 +27,7 @@ from pipelines import (
     watching,
 )
 from pipelines.adapters.registry import Registry
-from pipelines.errors import ParamsError, Quarantined, UnknownId
+from pipelines.errors import ParamsError, Quarantined, RegistryError, UnknownId
 from pipelines.project import Project, open_project
 from pipelines.variant_params import SUFFIX
 from tests.slow.test_never_lost import PARAMS, project
@@ -170,6 +170,24 @@ def test_a_candidate_is_trained_anew_when_a_setting_changed_and_only_then(shop):
     loop.train_candidate(changed, "another seed")
     assert artifact.load(candidate.at.model).about.seed == 8
     assert not any(file.exists() for file in exported), "no longer this model's"
+    loop.train_candidate(candidate, "and back")
+    assert artifact.load(candidate.at.model).about.seed == 7
+
+
+def test_a_training_that_fails_halfway_is_not_taken_for_the_one_before_it(shop, monkeypatch):
+    candidate = shop.ending("2024-W10")
+    loop.train_candidate(candidate, "done, or done before")
+    train = candidate.task.train.model_copy(update={"seed": 8})
+    changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
+
+    def fail(*_: object) -> None:
+        raise RegistryError("out of reach")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.evaluate, "run", fail)
+        with pytest.raises(RegistryError):
+            loop.train_candidate(changed, "another seed")
+    assert artifact.load(candidate.at.model).about.seed == 8
     loop.train_candidate(candidate, "and back")
     assert artifact.load(candidate.at.model).about.seed == 7
 
