@@ -56,8 +56,9 @@ class Column(Settings):
     mode: Literal["L", "RGB"] | None = None
     """image only, and needed there: grey or colour, as Pillow names them."""
     unreadable: float = Field(default=0.0, ge=0, lt=1)
-    """image only: share of a batch's pictures that may be no picture, or one of another size or mode;
-    above it the rule is broken. Each is named, none is learned from or answered."""
+    """image only: share of a batch's pictures that may be no picture, or one of another size or mode,
+    all of them together; above it the rules are broken. Each is named, none is learned from or
+    answered."""
     plain: float = Field(default=0.0, ge=0, lt=1)
     """image only: share of a batch's pictures that may be of one colour, all black or all white."""
     duplicates: float = Field(default=0.0, ge=0, lt=1)

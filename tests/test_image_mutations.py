@@ -282,6 +282,21 @@ def test_a_few_that_the_contract_lets_in_are_named_in_a_warning(hold, week, chan
     assert first(week) in told[0].message
 
 
+def test_a_few_are_so_many_of_all_faults_together(hold, week):
+    """Two of each: each fault alone is within the share, and three times as many are not let in."""
+    wide = each(lambda p: p.repeat(2, axis=1), 2)(week)["image"][:2]
+    colour = each(lambda p: np.stack([p] * 3, axis=2), 2)(week)["image"][:2]
+    broken = week.assign(image=[b"", b"", *wide, *colour, *week["image"][6:]])
+    findings = hold(broken, with_rules("image", unreadable=0.02))
+    assert [f.rule for f in findings if f.stops] == ["readable", "size", "mode"]
+    told = next(f for f in findings if f.stops)
+    assert "2 of 130" in told.observed
+    assert "2 % of the pictures excepted, whatever is wrong with them: it is 4.6" in told.allowed
+    within = hold(broken, with_rules("image", unreadable=0.05))
+    assert [f.message for f in within if f.stops] == []
+    assert [f.rule for f in within if not f.passed] == ["unreadable"] * 3
+
+
 def test_personal_names_stay_out_of_what_is_said(hold, week):
     findings = hold(files(lambda f: b"", 3)(week), with_rules("id", personal=True))
     told = next(f for f in findings if f.rule == "readable")
