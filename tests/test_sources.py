@@ -154,3 +154,27 @@ def test_a_category_of_a_csv_is_what_the_service_takes_and_no_guess_of_its_file(
         for row in range(5)
     ]
     assert alone == [[text] for text in spelled[:5]]
+
+
+def test_a_key_and_a_slice_that_no_model_sees_stay_what_the_csv_says(tmp_path):
+    """Answers are given under the key that the service was sent, and labels are joined by it."""
+    agreed = contract.parse(
+        SHOP.replace("order: {type: integer", "order: {type: category").replace(
+            "country: {type: category}", "country: {type: category, feature: false}"
+        )
+    )
+    spelled = ["00017", "00018", "NA"]
+    table = shop(days=2).head(3).assign(order=spelled, country=["049", "True", None])
+    table.to_csv(tmp_path / "a.csv", index=False)
+    rows = Files(tmp_path, "a.csv", agreed, "week").read("2024-W01")
+    assert rows["order"].tolist() == spelled
+    assert rows["country"].tolist() == ["049", "True", None]
+
+
+def test_classes_that_a_csv_spells_in_numbers_are_text_as_before(tmp_path):
+    agreed = contract.parse(
+        SHOP.replace("returned: {type: integer}", "returned: {type: category, values: ['0', '1']}")
+    )
+    shop(days=2).assign(returned=[1.0, 0.0] * 60).to_csv(tmp_path / "a.csv", index=False)
+    rows = Files(tmp_path, "a.csv", agreed, "week").read("2024-W01")
+    assert set(rows["returned"]) == {"0", "1"}

@@ -46,8 +46,13 @@ class Files:
 
     def _read(self) -> list[pd.DataFrame]:
         tables = []
-        found = read_files(self._pattern, self._contract.task, self._contract.categories)
-        for path, table in found:
+        # Keys too: a label is joined to its answer by the key that the service was given.
+        texts = [
+            name
+            for name, column in self._contract.columns.items()
+            if column.type == "category" and name != self._contract.label
+        ]
+        for path, table in read_files(self._pattern, self._contract.task, texts):
             time = self._contract.time
             if time not in table.columns:
                 raise SourceError(
