@@ -5,7 +5,8 @@ alike, so serving cannot skew from training.
 
 A folder holds: model.onnx, contract.json, about.json, reference.json and reference.parquet (the
 monitor's picture of the training rows), examples.parquet (raw rows with the answer expected of
-them) and manifest.json (md5 of each of these; its own md5 is the artifact's digest).
+them) and manifest.json (md5 of each of these; its own md5 is the artifact's digest). What a training
+was asked to export lies there too: it is no part of the artifact, and the registry does not take it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pipelines.settings import Settings
 
 Variant = Literal["fp16", "int8_dynamic", "int8_static", "pruned"]
 Export = Literal["torchscript", "torch_export"]
-"""Files beside the model for those who serve PyTorch themselves: `tasks.<name>.train.export`."""
+"""Files in the model's folder for those who serve PyTorch themselves: `tasks.<name>.train.export`."""
 SUFFIX: dict[Export, str] = {"torchscript": ".torchscript.pt", "torch_export": ".pt2"}
 """Behind the task's name."""
 

@@ -24,7 +24,6 @@ from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
 from pipelines.tasks.base import KINDS, Encoded, Report, load_encoder, load_rows
-from pipelines.variant_params import SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def run(
 ) -> artifact.About | None:
     """None in a process that only helps another one to train (`torchrun`).
 
-    Raises ArtifactError, and keeps the model of before, when the exported graph answers otherwise.
+    Raises ArtifactError, and keeps the model of before, when what was exported answers otherwise.
     """
     from pipelines.adapters import onnx, onnx_variants, tracking
 
@@ -76,9 +75,6 @@ def run(
         examples = test.head(EXAMPLES)[list(dict.fromkeys((*contract.key, *contract.inputs)))]
         examples = examples.assign(expected_probability=expected[:EXAMPLES].tolist())
 
-        # Nothing in one says which model it is of: none may stay beside a newer one.
-        for suffix in SUFFIX.values():
-            (at.model.parent / f"{name}{suffix}").unlink(missing_ok=True)
         with TemporaryDirectory() as made, store.atomic_folder(at.model) as folder:
             seen = kind.reference(train, contract, graph, task.train.seed)
             if seen is not None:
@@ -87,7 +83,8 @@ def run(
             reference = {n: home / n for n in ("reference.json", "reference.parquet")}
             artifact.write(folder, graph, contract, about, reference, examples)
             artifact.self_test(artifact.load(folder))
-        kind.export(model, at.model.parent, name, task, train)
+            # Nothing in an export says which model it is of: they come and go in one folder.
+            kind.export(model, folder, name, task, train)
         store.write_text(at.curves, _as_csv(history))
         logged.model(at.model, about.metrics | {"parity": worst})
         logged.file(at.curves)

@@ -87,7 +87,7 @@ class Kind(Protocol):
         """Train rows as the graph reads them: the ranges of an int8 variant come from these."""
 
     def export(self, fitted: Any, folder: Path, name: str, task: Task, train: Any) -> None:
-        """Write what `train.export` asks for beside the model."""
+        """Write what `train.export` asks for into the model's folder."""
 
     def reference(self, train: Any, contract: Contract, graph: bytes, seed: int) -> Profile | None:
         """What the monitor holds batches against, where the model itself has a say in it; None: the

@@ -164,7 +164,7 @@ def test_a_candidate_is_trained_anew_when_a_setting_changed_and_only_then(shop):
     assert model.stat().st_mtime_ns == before
     train = candidate.task.train.model_copy(update={"seed": 8})
     changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
-    exported = [candidate.at.model.parent / f"orders{suffix}" for suffix in SUFFIX.values()]
+    exported = [candidate.at.model / f"orders{suffix}" for suffix in SUFFIX.values()]
     for file in exported:
         file.write_bytes(b"of the model before")
     loop.train_candidate(changed, "another seed")

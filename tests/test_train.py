@@ -1,0 +1,76 @@
+"""What a training keeps, with MLflow left out: `pytest tests/test_train.py`"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import artifact, contract, store
+from pipelines.adapters import tracking
+from pipelines.artifact import About
+from pipelines.params import Task
+from pipelines.paths import Paths
+from pipelines.stages import prepare, train
+from tests.conftest import shop
+from tests.test_tuning import CONTRACT, PARAMS
+
+AGREED = contract.parse(CONTRACT)
+SMALL = {
+    "family": "network", "seed": 7, "device": "cpu",
+    "network": {"epochs": 1, "patience": 1, "batch": 256, "width": 16, "embedding": 4, "bins": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def unseen(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(**dict.fromkeys(("epoch", "model", "file"), lambda *_: None))
+
+    monkeypatch.setattr(tracking, "training_run", unseen)
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A window of a shop, prepared."""
+    at = Paths(tmp_path_factory.mktemp("orders"), "orders")
+    store.write_table(at.batch("2024-01"), shop(days=30))
+    prepare.run("orders", settings(), AGREED, at, ["2024-01"], [])
+    return at
+
+
+def settings(**more: Any) -> Task:
+    task = yaml.safe_load(PARAMS)["tasks"]["orders"] | {"train": SMALL | more}
+    return Task.model_validate_json(store.json.dumps(task))
+
+
+def trained(at: Paths, **more: Any) -> About:
+    about = train.run("orders", settings(**more), AGREED, at)
+    assert about is not None
+    return about
+
+
+def test_an_export_comes_and_goes_with_its_model_and_is_no_part_of_it(
+    orders: Paths, tmp_path: Path
+) -> None:
+    """DVC keeps and gives back the model's folder, and a retraining copies it: nothing else."""
+    trained(orders)
+    plain = artifact.load(orders.model)
+    trained(orders, export=["torchscript"])
+    exported = orders.model / "orders.torchscript.pt"
+    assert exported.stat().st_size > 0
+    assert not list(orders.model.parent.glob("*.pt"))
+    kept = artifact.load(shutil.copytree(orders.model, tmp_path / "kept"))
+    assert kept.size_bytes == artifact.load(orders.model).size_bytes
+    exported.unlink()
+    assert artifact.load(orders.model).digest == kept.digest
+    trained(orders)
+    assert artifact.load(orders.model).digest == plain.digest
+    assert not list(orders.model.parent.rglob("*.pt"))
