@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from pipelines import store
+from pipelines import images, store
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 from pipelines.graph import open_graph, raw_inputs
@@ -46,8 +46,7 @@ FILES = (
     "reference.parquet",
 )
 BATCH = 65_536
-PICTURES = 1024
-"""Rows, and rows with pictures, answered at once; bounds memory."""
+"""Rows without pictures answered at once; bounds memory."""
 _OUTPUT = ["probability"]
 
 
@@ -118,7 +117,8 @@ class Artifact:
         return self._in_parts(table, ["embedding"])
 
     def _in_parts(self, table: pd.DataFrame, output: list[str]) -> np.ndarray:
-        rows = PICTURES if self.contract.images else BATCH
+        sizes = [self.contract.columns[name].size or () for name in self.contract.images]
+        rows = min(map(images.together, sizes), default=BATCH)
         parts = [
             self._session.run(output, self.feeds(table.iloc[at : at + rows]))[0]
             for at in range(0, len(table), rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
@@ -25,8 +26,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 writes what it thinks of a spoiled file to the terminal, and nothing here can keep it from that."""
 WHOLE = f"a whole {', '.join(FORMATS)} file"
 CHANNELS = {"L": 1, "RGB": 3}
-CHUNK = 4096
-"""Pictures measured at a time, so that the memory is that of a few and not of all."""
+TOGETHER, PIXELS = 1024, 1024 * 64 * 64
+"""Most pictures that anything is computed of at once, and most pixels of them: what a network makes of
+them on the way grows with both, 128 bytes a pixel of the first layer of the usual cnn."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """What Pillow and JPEG make grey of colour with (ITU-R BT.601)."""
 
@@ -156,6 +158,15 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.blake2b(content, digest_size=16, person=shape[:16]).hexdigest()
 
 
+def together(size: Sequence[int]) -> int:
+    """How many pictures of (H, W) to compute something of at once: 1 to TOGETHER; bounds memory.
+
+    >>> together((28, 28)), together((224, 224)), together((9000, 9000))
+    (1024, 83, 1)
+    """
+    return max(1, min(TOGETHER, PIXELS // math.prod(size)))
+
+
 def statistics(pixels_NHWC: np.ndarray) -> dict[str, np.ndarray]:
     """Name -> (N,) float32, each 0 where there is none of it and about 1 at most.
 
@@ -165,8 +176,9 @@ def statistics(pixels_NHWC: np.ndarray) -> dict[str, np.ndarray]:
     Suesstrunk 2003, doi:10.1117/12.477378).
     """
     names = ("brightness", "contrast", "sharpness", "colour")[: 4 if _colour(pixels_NHWC) else 3]
-    starts = range(0, len(pixels_NHWC), CHUNK)
-    parts = [_measured(pixels_NHWC[start : start + CHUNK]) for start in starts]
+    some = together(pixels_NHWC.shape[1:3])
+    starts = range(0, len(pixels_NHWC), some)
+    parts = [_measured(pixels_NHWC[start : start + some]) for start in starts]
     none = np.empty(0, dtype=np.float32)
     return {name: np.concatenate([none, *(part[name] for part in parts)]) for name in names}
 

@@ -13,10 +13,10 @@ from scipy.special import expit
 
 from pipelines import contract
 from pipelines.adapters.onnx import check_parity, raw_to_probability
-from pipelines.artifact import PICTURES
 from pipelines.encoder import Encoder, fit_encoder, hour_of_day, weekday
 from pipelines.errors import ArtifactError, ParamsError
 from pipelines.graph import open_graph, raw_inputs
+from pipelines.images import TOGETHER
 from pipelines.params import Window
 from pipelines.tasks.split import split
 from tests.conftest import shop
@@ -112,12 +112,12 @@ def test_parity_is_looked_at_in_parts_that_bound_memory(monkeypatch):
             return self.session.run(output, feeds)
 
     monkeypatch.setattr("pipelines.adapters.onnx.open_graph", Counted)
-    many = pd.concat([TABLE] * (2 * PICTURES // len(TABLE) + 1))
+    many = pd.concat([TABLE] * (2 * TOGETHER // len(TABLE) + 1))
     feeds = raw_inputs(many, KNOWN, KNOWN.inputs) | {"read by none": np.zeros(len(many))}
     expected = by_hand(MODEL, ENCODER, many)
     assert check_parity(GRAPH, feeds, expected) <= 1e-5
-    assert max(ran) == PICTURES
-    assert sum(ran) == len(many) > 2 * PICTURES
+    assert max(ran) == TOGETHER
+    assert sum(ran) == len(many) > 2 * TOGETHER
     with pytest.raises(ArtifactError, match="allowed: 1e-05"):
         check_parity(GRAPH, feeds, np.where(np.arange(len(many)) == len(many) - 1, 2, expected))
 

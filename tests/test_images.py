@@ -271,9 +271,16 @@ def test_statistics_of_known_pictures():
 def test_many_pictures_are_measured_as_few_are(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 5, 5, 3), dtype=np.uint8)
     whole = images.statistics(pixels)
-    monkeypatch.setattr(images, "CHUNK", 3)
+    monkeypatch.setattr(images, "TOGETHER", 3)
     for name, values in images.statistics(pixels).items():
         assert np.array_equal(values, whole[name])
+
+
+@pytest.mark.parametrize(
+    ("size", "together"), [((8, 8), 1024), ((64, 64), 1024), ((224, 224), 83), ((9000, 9000), 1)]
+)
+def test_of_large_pictures_fewer_are_computed_with_at_once(size, together):
+    assert images.together(size) == together
 
 
 def test_the_digest_is_of_pixels_and_shape_and_not_of_the_file():

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from pipelines.artifact import PARITY, PICTURES
+from pipelines import images
+from pipelines.artifact import PARITY
 from pipelines.encoder import DAY, WEEKDAYS, Encoder
 from pipelines.errors import ArtifactError
 from pipelines.graph import open_graph
@@ -158,9 +159,10 @@ def answers(graph: bytes, feeds: dict[str, np.ndarray], output: str) -> np.ndarr
     session = open_graph(graph)
     wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
     rows = len(next(iter(wanted.values())))
+    some = min(images.together(v.shape[1:3]) for v in wanted.values())
     parts = [
-        session.run([output], {n: v[at : at + PICTURES] for n, v in wanted.items()})[0]
-        for at in range(0, rows, PICTURES)
+        session.run([output], {n: v[at : at + some] for n, v in wanted.items()})[0]
+        for at in range(0, rows, some)
     ]
     return np.concatenate(parts)
 

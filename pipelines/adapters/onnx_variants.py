@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from pipelines import variants
+from pipelines import images, variants
 from pipelines.adapters import onnx_int8, onnx_layers
-from pipelines.artifact import PARITY, PICTURES
+from pipelines.artifact import PARITY
 from pipelines.graph import open_graph
 from pipelines.variant_params import Variants
 from pipelines.variants import BATCH, Measured, Seen
@@ -164,9 +164,10 @@ def _look(graphs: dict[str, bytes], test: Feeds) -> dict[str, Seen]:
     feeds = {name: test[name] for name in wanted}
     took = {rows: _in_turns(sessions, feeds, rows) for rows in ROUNDS}
     rows = len(next(iter(feeds.values())))
+    some = min(images.together(v.shape[1:3]) for v in feeds.values())
     return {
         name: Seen(
-            answers=_answers(session, feeds, rows, PICTURES),
+            answers=_answers(session, feeds, rows, some),
             alone=_answers(session, feeds, min(rows, ALONE), 1),
             size_bytes=len(graphs[name]),
             zipped_bytes=len(zlib.compress(graphs[name], 9)),

@@ -13,16 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipelines import metrics
+from pipelines import images, metrics
 from pipelines.models import distributed
 from pipelines.models.objective import Groups, decaying
 from pipelines.models.tables import class_weights
 
 if TYPE_CHECKING:
     from pipelines import train_params
-
-CHUNK = 1024
-"""Rows answered at once; bounds memory."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -104,7 +101,7 @@ def answer(module: nn.Module, inputs: Tensor, device: torch.device) -> np.ndarra
     with torch.inference_mode():
         parts = [
             torch.softmax(module(chunk.to(device)).float(), dim=1).cpu()
-            for chunk in inputs.split(CHUNK)
+            for chunk in inputs.split(images.together(inputs.shape[1:3]))
         ]
         found: np.ndarray = torch.cat(parts).numpy()
     return found

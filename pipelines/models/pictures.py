@@ -5,6 +5,7 @@ N rows, H height, W width, C channels, K classes, E embedding, D directions of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from pipelines import train_params
+from pipelines import images, train_params
 from pipelines.models import classes, fit, pretrained
 from pipelines.models.augment import augment
 from pipelines.models.loop import OnEpoch
@@ -32,7 +33,6 @@ DIRECTIONS = 8
 and a hundred columns would bury the one that moved."""
 SAMPLE = 20_000
 """Train pictures that the directions are found on, evenly over the window."""
-CHUNK = 1024
 CPU = torch.device("cpu")
 
 
@@ -144,13 +144,14 @@ def _begin(network: Picture, backbone: train_params.Backbone, epoch: int) -> Non
 def _embedding(network: Picture, pixels: np.ndarray) -> np.ndarray:
     """(M, E) of at most SAMPLE pictures."""
     taken = np.unique(np.linspace(0, len(pixels) - 1, SAMPLE).astype(np.int64))
+    parts = math.ceil(len(taken) / images.together(pixels.shape[1:3]))
     network.eval()
     with torch.inference_mode():
-        parts = [
+        found = [
             network.embed(torch.from_numpy(pixels[some])).numpy()
-            for some in np.array_split(taken, len(taken) // CHUNK + 1)
+            for some in np.array_split(taken, parts)
         ]
-    return np.concatenate(parts)
+    return np.concatenate(found)
 
 
 def _directions(embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

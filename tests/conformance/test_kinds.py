@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines import artifact, metrics, params, store
+from pipelines import artifact, images, metrics, params, store
 from pipelines import contract as contracts
 from pipelines.adapters import onnx
 from pipelines.artifact import About, Artifact
 from pipelines.contract import Contract
 from pipelines.drift import profile
 from pipelines.errors import ParamsError
-from pipelines.graph import raw_inputs
+from pipelines.graph import open_graph, raw_inputs
 from pipelines.params import Task
 from pipelines.sources.digits import Digits
 from pipelines.tasks.base import KINDS, Kind
@@ -200,6 +200,35 @@ def test_an_artifact_answers_its_examples_and_each_row_as_if_it_were_alone(
     alone = np.concatenate([model.predict(rows.iloc[[i]]) for i in range(7)])
     assert np.allclose(together, alone, atol=1e-6)
     assert model.predict(rows.head(0)).shape == model.shape(0)
+
+
+def test_many_rows_and_large_pictures_are_answered_in_parts_that_bound_memory(
+    world: World, model: Artifact, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[int] = []
+
+    class Counted:
+        def __init__(self, graph: Path | bytes, **options: Any) -> None:
+            self.session = open_graph(graph, **options)
+            self.get_inputs, self.get_outputs = self.session.get_inputs, self.session.get_outputs
+
+        def run(self, output: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            ran.append(len(next(iter(feeds.values()))))
+            return self.session.run(output, feeds)
+
+    rows, whole = world.table.head(23), model.predict(world.table.head(23))
+    for owner in (artifact, onnx):
+        monkeypatch.setattr(owner, "open_graph", Counted)
+    monkeypatch.setattr(artifact, "BATCH", 7)
+    monkeypatch.setattr(images, "TOGETHER", 7)
+    monkeypatch.setattr(images, "PIXELS", 5 * 8 * 8)
+    most = 5 if world.contract.images else 7
+    opened = artifact.load(model.folder)
+    assert np.allclose(opened.predict(rows), whole, atol=1e-6)
+    assert (max(ran), sum(ran)) == (most, 23)
+    feeds = raw_inputs(rows, world.contract, world.contract.inputs)
+    assert np.allclose(onnx.answers(world.graph, feeds, "probability"), whole, atol=1e-6)
+    assert (max(ran), sum(ran)) == (most, 46)
 
 
 def test_what_the_monitor_looks_at_is_what_the_champion_took_along(world: World, model: Artifact):
