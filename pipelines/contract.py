@@ -63,7 +63,7 @@ class Column(Settings):
     """image only: share of a batch's pictures that may be of one colour, all black or all white."""
     duplicates: float = Field(default=0.0, ge=0, lt=1)
     """image only: share of a batch's pictures that may repeat another one of it or of an earlier
-    batch, pixel by pixel; above it the rule is broken."""
+    batch, pixel by pixel; above it the rule is broken. None of them judges a model that learned it."""
     distinct: int = Field(default=1, ge=1)
     """Fewest different values a batch may have: 2 catches a constant column."""
     balance: tuple[float, float] | None = None

@@ -104,7 +104,7 @@ class _Asked:
         return isinstance(other, _Asked) and other._digest == self._digest
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def _kept(path: Path, changed: int, asked: _Asked) -> Seen:
     """Read once for all batches that come after it. changed: when the file was."""
     contract = asked.contract

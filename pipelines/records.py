@@ -35,7 +35,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, part: slice) -> Rows:
+    def take(self, part: slice | np.ndarray) -> Rows:
         return Rows(self.numbers[part], self.codes[part], self.label[part], self.time[part])
 
 
@@ -54,7 +54,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, part: slice) -> Pictures:
+    def take(self, part: slice | np.ndarray) -> Pictures:
         return Pictures(self.pixels[part], self.label[part], self.time[part])
 
 

@@ -10,6 +10,7 @@ import gc
 import io
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,25 @@ def test_a_batch_that_repeats_an_accepted_one_is_quarantined_with_the_names_of_b
     assert f"{table['id'][0]} (repeats {other['id'][7]} of 2024-W01)" in str(stopped.value)
     assert not at.batch("2024-W03").exists()
     assert list(at.quarantine.glob("2024-W03-*/report.html"))
+
+
+@pytest.mark.parametrize(("batches", "stopped"), [(2, False), (4, True)])
+def test_pictures_are_compared_with_as_many_batches_as_a_window_holds(
+    batches, stopped, project, monkeypatch
+):
+    """However few the usual row count is taken from: what is trained on may not come again."""
+    monkeypatch.setattr(validate, "HISTORY", 3)
+    task, at = project
+    window = task.window.model_copy(update={"batches": batches})
+    task = task.model_copy(update={"window": window})
+    landed((task, at), *EARLIER, "2024-W04")
+    ingest.run("digits", task, CONTRACT, at, ["2024-W05"])
+    table, oldest = (pd.read_parquet(at.batch(week)) for week in ("2024-W05", "2024-W01"))
+    table["image"] = [oldest["image"][7], *table["image"][1:]]
+    table.to_parquet(at.batch("2024-W05"), index=False)
+    refused = pytest.raises(Quarantined, match="of 2024-W01") if stopped else nullcontext()
+    with refused:
+        validate.run("digits", task, CONTRACT, at, ["2024-W05"])
 
 
 def test_a_batch_is_not_its_own_duplicate_when_the_contract_has_changed(project):

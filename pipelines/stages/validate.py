@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HISTORY = 12
-"""Most earlier batches whose row counts say what is usual, and whose pictures may not come again: a
-year of months, and what a window holds at most."""
+"""Most earlier batches whose row counts say what is usual: a year of months. The pictures of as many
+may not come again, or of as many as a window holds, where those are more."""
 
 
 def run(
@@ -149,7 +149,8 @@ def _check(
 
         rows = len(table)
         history = _history(at, period)
-        earlier = looks.before([at.batch(name) for name in _earlier(at, period)], contract)
+        within = _earlier(at, period, max(HISTORY, task.window.batches))
+        earlier = looks.before([at.batch(name) for name in within], contract)
         findings = expectations.check(
             table, contract, period, task.period, history, at.data_docs, earlier
         )
@@ -186,12 +187,12 @@ def _table(content: bytes) -> pd.DataFrame | Finding:
 
 def _history(at: Paths, period: str) -> list[int]:
     """Row counts of the accepted batches before this one, oldest first; names sort by time."""
-    found = (_stored(at, name) for name in _earlier(at, period))
+    found = (_stored(at, name) for name in _earlier(at, period, HISTORY))
     return [result.rows for result in found if result]
 
 
-def _earlier(at: Paths, period: str) -> list[str]:
-    return sorted(p.stem for p in at.valid.glob("*.json") if p.stem < period)[-HISTORY:]
+def _earlier(at: Paths, period: str, most: int) -> list[str]:
+    return sorted(p.stem for p in at.valid.glob("*.json") if p.stem < period)[-most:]
 
 
 def _put_in_quarantine(at: Paths, result: Validation) -> None:

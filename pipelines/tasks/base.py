@@ -43,6 +43,9 @@ class Encoded(Protocol):
 
     def __len__(self) -> int: ...
 
+    def take(self, part: slice | np.ndarray) -> Encoded:
+        """Some of the rows: a slice, or (N,) bool."""
+
 
 class Kind(Protocol):
     def check(self, task: Task, contract: Contract) -> None:
@@ -55,6 +58,10 @@ class Kind(Protocol):
         """The encoder of its JSON."""
 
     def encode(self, table: pd.DataFrame, contract: Contract, encoder: Any) -> Encoded: ...
+
+    def known_by(self, rows: Any) -> np.ndarray | None:
+        """(N,) str that tell whether two rows are one and the same, which may then stand in one part of
+        the split only; None: rows may be alike and not be the same."""
 
     def read_rows(self, arrays: Mapping[str, np.ndarray]) -> Encoded:
         """The rows of the arrays that they were kept as."""

@@ -155,6 +155,17 @@ def test_a_part_of_the_rows_is_that_part_of_every_array(world: World):
         assert np.array_equal(values[5:12], getattr(part, name), equal_nan=name == "numbers")
 
 
+def test_a_row_is_known_again_wherever_it_stands_or_never(world: World):
+    chosen = np.arange(len(world.validation)) % 3 == 0
+    some = world.validation.take(chosen)
+    assert len(some) == chosen.sum()
+    names, of_some = (world.kind.known_by(rows) for rows in (world.validation, some))
+    assert (names is None) == (of_some is None)
+    if names is not None:
+        assert len(set(names)) > 1
+        assert np.array_equal(names[chosen], of_some)
+
+
 def test_statistics_are_of_the_rows_that_were_given_and_no_others(world: World):
     cut = len(world.train)
     again = world.kind.fit_encoder(world.table.iloc[:cut], world.contract, world.task)
