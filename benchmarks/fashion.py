@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.figures import Figure, close
 from pipelines import train_params
-from pipelines.models.picture import moments
+from pipelines.images import moments
 from pipelines.models.pictures import fit_pictures
 from pipelines.records import Pictures
 

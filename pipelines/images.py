@@ -1,8 +1,8 @@
 """Encoded pictures -> pixels, and what is told of a picture by numbers. The only importer of Pillow.
 
-N pictures, H height, W width, C channels: 1 where the mode is L (grey), 3 where it is RGB. Pixels are
-uint8. Not covered: a camera's note that a picture was taken sideways (EXIF) turns a TIFF only, and
-colour profiles are not applied: pixels are what the file holds.
+N pictures, H height, W width, C channels: 1 where the mode is L (grey), 3 where it is RGB, V values of
+a pixel. Pixels are uint8. Not covered: a camera's note that a picture was taken sideways (EXIF) turns a
+TIFF only, and colour profiles are not applied: pixels are what the file holds.
 """
 
 from __future__ import annotations
@@ -165,6 +165,30 @@ def together(size: Sequence[int]) -> int:
     (1024, 83, 1)
     """
     return max(1, min(TOGETHER, PIXELS // math.prod(size)))
+
+
+def moments(pixels_NHWC: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, white being 1: exact however many there are, from
+    how often each of the 256 values comes. A channel of one value gets one grey level as deviation.
+
+    >>> moments(np.array([0, 0, 255, 255], dtype=np.uint8).reshape(1, 2, 2, 1))
+    ((0.5,), (0.5,))
+    """
+    level = np.arange(256)
+    counts_CV = np.zeros((pixels_NHWC.shape[3], 256), dtype=np.int64)
+    some = together(pixels_NHWC.shape[1:3])
+    for start in range(0, len(pixels_NHWC), some):  # counting takes 8 bytes a pixel
+        part = pixels_NHWC[start : start + some]
+        for channel, counts_V in enumerate(counts_CV):
+            counts_V += np.bincount(part[..., channel].ravel(), minlength=256)
+    means, deviations = [], []
+    for counts_V in counts_CV:
+        pixels = int(counts_V.sum())
+        mean = int(counts_V @ level) / pixels
+        deviation = math.sqrt(float(counts_V @ (level - mean) ** 2) / pixels)
+        means.append(mean / 255)
+        deviations.append(max(deviation / 255, 1 / 255))
+    return tuple(means), tuple(deviations)
 
 
 def statistics(pixels_NHWC: np.ndarray) -> dict[str, np.ndarray]:

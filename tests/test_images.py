@@ -10,15 +10,18 @@ import warnings
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from pipelines import contract as contracts
 from pipelines import images
 from pipelines.images import ImageError
 from pipelines.sources.digits import Digits
+from pipelines.tasks.image import fit_encoder
 
 SIZE = (6, 5)
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -266,6 +269,44 @@ def test_statistics_of_known_pictures():
     assert images.statistics(grey)["colour"][0] == pytest.approx(0, abs=1e-6)
     assert images.statistics(red)["colour"][0] > 0.3
     assert images.statistics(np.empty((0, 4, 4, 1), np.uint8))["sharpness"].shape == (0,)
+
+
+@given(arrays(np.uint8, (5, *SIZE, 3)))
+def test_moments_are_those_of_the_pixels(pixels):
+    mean, deviation = images.moments(pixels)
+    np.testing.assert_array_equal(mean, [pixels[..., c].mean(dtype=float) / 255 for c in range(3)])
+    found = np.maximum(pixels.std(axis=(0, 1, 2), dtype=float) / 255, 1 / 255)
+    np.testing.assert_allclose(deviation, found, rtol=1e-12)
+
+
+def test_pictures_of_one_colour_have_a_deviation_to_divide_by():
+    assert images.moments(np.full((2, 8, 8, 1), 51, np.uint8)) == ((1 / 5,), (1 / 255,))
+
+
+def test_the_encoder_of_pictures_takes_no_float_copy_of_them(monkeypatch):
+    """Of what a machine just holds as bytes, 8 bytes a pixel more would be too much."""
+    monkeypatch.setattr(images, "PIXELS", 4 * 64 * 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 1), dtype=np.uint8)
+    made = contracts.parse(
+        """
+task: parts
+time: time
+key: [id]
+label: state
+columns:
+  time: {type: timestamp}
+  id: {type: category, feature: false}
+  image: {type: image, size: [64, 64], mode: L}
+  state: {type: category, feature: false, values: [good, bent]}
+"""
+    )
+    table = pd.DataFrame({"image": [images.png(one) for one in pixels]})
+    tracemalloc.start()
+    encoder = fit_encoder(table, made, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (encoder.mean, encoder.deviation) == images.moments(pixels)
+    assert peak < 3 * pixels.nbytes
 
 
 def test_many_pictures_are_measured_as_few_are(monkeypatch):

@@ -15,16 +15,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import compose
 from torch import nn
 from torch.nn import functional as F
 
 from pipelines.errors import ArtifactError, MissingInput
+from pipelines.images import moments
 from pipelines.models import pretrained
 from pipelines.models.augment import augment
-from pipelines.models.picture import Cnn, Picture, moments
+from pipelines.models.picture import Cnn, Picture
 from pipelines.models.picture_graph import to_onnx
 from pipelines.models.pictures import fit_pictures
 from pipelines.models.resnet import Block, Resnet
@@ -94,20 +93,6 @@ def test_any_size_grey_or_colour(family: str, channels: int, size: tuple[int, in
 def test_pictures_of_224(family: str) -> None:
     made = network(family, 3)
     assert torch.isfinite(made(torch.from_numpy(pixels(2, side=224, channels=3)))).all()
-
-
-@given(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(0, 50))
-@settings(deadline=None, max_examples=30)
-def test_moments_are_those_of_the_pixels(n: int, channels: int, seed: int) -> None:
-    some = pixels(n, channels=channels, seed=seed)
-    mean, deviation = moments(some)
-    np.testing.assert_allclose(mean, some.mean(axis=(0, 1, 2)) / 255, rtol=1e-9)
-    np.testing.assert_allclose(deviation, some.std(axis=(0, 1, 2)) / 255, rtol=1e-9)
-
-
-def test_pictures_of_one_colour_are_standardised_too() -> None:
-    mean, deviation = moments(np.full((2, 8, 8, 1), 51, dtype=np.uint8))
-    assert (mean[0], deviation[0]) == pytest.approx((1 / 5, 1 / 255))
 
 
 def test_standardised_pictures_have_mean_0_and_deviation_1() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,24 +19,6 @@ from pipelines.models.initial import start
 from pipelines.train_params import Initial
 
 WHITE = 255.0
-
-
-def moments(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 (N, H, W, C), white being 1.
-
-    Exact at any N: 256 counts a channel. A channel of one value gets one grey level as deviation.
-
-    >>> moments(np.array([0, 0, 255, 255], dtype=np.uint8).reshape(1, 2, 2, 1))
-    ((0.5,), (0.5,))
-    """
-    level, means, deviations = np.arange(256) / WHITE, [], []
-    for channel in range(pixels.shape[-1]):
-        counts = np.bincount(pixels[..., channel].ravel(), minlength=256)
-        mean = np.average(level, weights=counts)
-        means.append(float(mean))
-        deviation = np.sqrt(np.average((level - mean) ** 2, weights=counts))
-        deviations.append(float(max(deviation, 1 / WHITE)))
-    return tuple(means), tuple(deviations)
 
 
 class Picture(nn.Module, ABC):

@@ -75,16 +75,8 @@ def picture(contract: Contract) -> tuple[str, Column]:
 
 
 def fit_encoder(train: pd.DataFrame, contract: Contract, task: Task) -> Pixels:
-    pixels = _pixels(train, contract)
-    # By the channel, and not all at once: a float copy of every picture may not fit.
-    channels = range(pixels.shape[3])
-    mean = [float(pixels[..., c].mean(dtype=np.float64)) / 255 for c in channels]
-    deviation = [float(pixels[..., c].std(dtype=np.float64)) / 255 for c in channels]
-    return Pixels(
-        classes=len(contract.classes),
-        mean=tuple(mean),
-        deviation=tuple(max(d, 1 / 255) for d in deviation),
-    )
+    mean, deviation = images.moments(_pixels(train, contract))
+    return Pixels(classes=len(contract.classes), mean=mean, deviation=deviation)
 
 
 def read_encoder(content: Mapping[str, Any]) -> Pixels:
