@@ -20,8 +20,8 @@ def project_root() -> Path:
 
 
 def sources_root(root: Path) -> Path:
-    """What params.yaml names outside of data/ is found from here. A retraining runs in a worktree,
-    and that lies beside the project's own checkout."""
+    """What params.yaml names outside of data/ is found from here, and what shall outlive a retraining
+    is kept: it runs in a worktree, and that lies beside the project's own checkout."""
     return Path(os.environ.get("PERENNIAL_SOURCES", root))
 
 
@@ -184,8 +184,9 @@ class Paths:
 
     @property
     def training(self) -> Path:
-        """What a killed training goes on from; by flag its trace and events."""
-        return self.root / ".perennial" / "training" / self.lock.stem
+        """What a killed training goes on from; by flag its trace and events. A retraining's lies in the
+        project too, whose worktree would take it along when it goes."""
+        return sources_root(self.root) / ".perennial" / "training" / self.lock.stem
 
     # the service: what it was asked over HTTP and answered, and what this machine keeps for it
     @property

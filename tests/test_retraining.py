@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import workspace
+from pipelines import retraining, store, workspace
 from pipelines.adapters import dvc as dvcs
 from pipelines.adapters import git as gits
 from pipelines.errors import Busy, MissingInput, WorkspaceError
@@ -250,6 +250,24 @@ def test_what_a_killed_run_left_goes_first(project: Project):
     assert left.wait(10) != 0, "it would have written into the new worktree"
     assert not (project.at.worktree / "half.tmp").exists()
     assert git(project.at.root, "rev-list", "--count", "main..retrain/pumps") == "1"
+
+
+def test_what_a_killed_training_goes_on_from_is_there_for_the_next_retraining(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+):
+    """Its worktree is not: it goes at the end, and is made anew."""
+    given: dict[str, str] = {}
+    monkeypatch.setattr(dvcs, "dvc", lambda *_, env: given.update(env))
+    retraining.run_stage(project, opened(project), "prepare")
+    monkeypatch.setenv("PERENNIAL_SOURCES", given["PERENNIAL_SOURCES"])
+    checkpoint = Paths(Path(given["PERENNIAL_ROOT"]), "pumps").training / "checkpoint-1.pt"
+    store.write_text(checkpoint, "an hour's work")
+    workspace.close_workspace(project)
+    again = opened(project)
+    assert checkpoint.read_text() == "an hour's work"
+    retraining.run_stage(project, again, "prepare")
+    monkeypatch.setenv("PERENNIAL_SOURCES", given["PERENNIAL_SOURCES"])
+    assert Paths(Path(given["PERENNIAL_ROOT"]), "pumps").training == checkpoint.parent
 
 
 def test_a_folder_that_git_does_not_know_is_in_nobodys_way(project: Project):
