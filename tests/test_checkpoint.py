@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import store, train_params
+from pipelines import metrics, store, train_params
 from pipelines.models import checkpoint
 from pipelines.models.pictures import fit_pictures
 from pipelines.records import Pictures
@@ -175,6 +175,26 @@ def test_code_that_changed_is_another_training(
     assert losses_taken("table", tmp_path)[0] == 21
 
 
+def test_the_measure_that_chooses_the_epoch_belongs_to_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped("table", tmp_path, at=18)
+    changed = tmp_path / "metrics.py"
+    changed.write_text(Path(metrics.__file__).read_text() + "# another\n")
+    monkeypatch.setattr(metrics, "__file__", str(changed))
+    assert losses_taken("table", tmp_path)[0] == 21
+    assert "is of another code" in caplog.text
+
+
+def test_a_compiled_training_is_another_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped("table", tmp_path, at=18)
+    never = EVERY.model_copy(update={"compile": "never"})
+    assert losses_taken("table", tmp_path, machine=never)[0] == 21
+    assert "is of another machine" in caplog.text
+
+
 def test_a_file_that_would_run_code_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +206,37 @@ def test_a_file_that_would_run_code_is_refused(
     assert losses_taken("table", tmp_path)[0] == 21
     assert "is no checkpoint and is left" in caplog.text
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b"PK\x03\x04", ["a list"], {"of": ["no", "names"]}, {"of": None}, {}], ids=str
+)
+def test_a_file_that_is_no_checkpoint_stops_nobody(
+    held: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "checkpoint-0.pt"
+    if isinstance(held, bytes):
+        file.write_bytes(held)
+    else:
+        torch.save(held, file)
+    assert losses_taken("table", tmp_path)[0] == 21
+    assert f"{file} is no checkpoint and is left" in caplog.text
+    assert file.exists()
+
+
+def test_a_checkpoint_that_is_cleared_as_it_is_found_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"of": {}}, tmp_path / "checkpoint-0.pt")
+    real = checkpoint._read
+
+    def too_late(file: Any) -> Any:
+        Path(file).unlink()
+        return real(file)
+
+    monkeypatch.setattr(checkpoint, "_read", too_late)
+    assert losses_taken("table", tmp_path)[0] == 21
+    assert caplog.text == ""
 
 
 def test_none_is_written_where_none_is_asked_for(

@@ -445,9 +445,13 @@ def test_a_trace_and_events_are_written_where_asked(tmp_path: Path) -> None:
     assert any("adamw" in event.get("name", "").lower() for event in trace["traceEvents"])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "events")).Reload()
-    losses = [event.value for event in events.Scalars("validation_loss")]
-    assert losses == pytest.approx([h["validation_loss"] for h in found.history], rel=1e-5)
+    other = trained("pictures", machine=machine, folder=tmp_path, learning_rate=1e-3)
+    told = []
+    for run in (run for run in (tmp_path / "events").iterdir() if run.is_dir()):
+        events = EventAccumulator(str(run)).Reload().Scalars("validation_loss")
+        told.append([event.value for event in events])
+    expected = [[h["validation_loss"] for h in one.history] for one in (found, other)]
+    assert sorted(told) == [pytest.approx(losses, rel=1e-5) for losses in sorted(expected)]
     with pytest.raises(ValueError, match="folder"):
         trained("pictures", machine=machine)
     plain = tmp_path / "plain"

@@ -12,7 +12,6 @@ import hashlib
 import io
 import logging
 import os
-import pickle
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipelines import store
+from pipelines import metrics, store
 from pipelines.models import distributed
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def fingerprint(
     settings: train_params.Loop,
     beside: Sequence[Settings],
     seed: int,
+    machine: train_params.Machine,
     plan: Plan,
     processes: int,
 ) -> dict[str, str]:
@@ -49,8 +49,9 @@ def fingerprint(
     """
     read = [of.model_dump(mode="json") for of in (settings, *beside)]
     ran = [str(plan.device.type), plan.precision, plan.tf32, plan.deterministic]
-    ran += [processes, torch.get_num_threads(), torch.__version__]
-    code = sorted(Path(__file__).parent.glob("*.py"))
+    ran += [machine.compile, processes, torch.get_num_threads(), torch.__version__]
+    # The epoch that is kept is chosen by a measure that stands elsewhere.
+    code = [*sorted(Path(__file__).parent.glob("*.py")), Path(metrics.__file__)]
     return {
         "settings": store.digest_of([*read, seed]),
         "data": _digest((*objective.rows, *objective.validation)),
@@ -58,6 +59,11 @@ def fingerprint(
         "machine": store.digest_of(ran),
         "code": store.digest_of([file.read_text(encoding="utf-8") for file in code]),
     }
+
+
+def named(of: dict[str, str]) -> str:
+    """16 hex digits of the training with this fingerprint, in the names of its files."""
+    return store.digest_of(of)[:16]
 
 
 def _digest(tensors: tuple[Tensor, ...]) -> str:
@@ -75,7 +81,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, of: dict[str, str]) -> None:
         self.of = of
-        self.path = folder / f"checkpoint-{store.digest_of(of)[:16]}.pt"
+        self.path = folder / f"checkpoint-{named(of)}.pt"
         self._locked_by = self.path.with_suffix(".lock")
         self._let_go: Callable[[], object] | None = None
 
@@ -119,8 +125,10 @@ class Checkpoint:
             if other == self.path:
                 continue
             try:
-                of = _read(other)["of"]
-            except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+                of = dict(_read(other)["of"])
+            except FileNotFoundError:
+                continue  # cleared a moment ago: its training is done
+            except Exception as error:  # torch.load raises what it likes on bytes of anybody's
                 log.warning("%s is no checkpoint and is left: %s", other, error)
                 continue
             differs = ", ".join(name for name in self.of if self.of[name] != of.get(name))

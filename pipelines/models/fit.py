@@ -40,7 +40,7 @@ def run(
 
     beside: settings other than the loop's own that `make` reads and the weights depend on; with
     others it is another training.
-    folder: of this training alone, where its checkpoint goes, and by flag trace.json and events/;
+    folder: where its checkpoint goes, and by flag trace.json and a folder of its own in events/;
     without, a killed training starts again. A checkpoint of the same training that lies there is
     gone on from: on_epoch is told again of the epochs before it. It is removed at the end.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipelines import train_params
 from pipelines.models import chance, compiling, devices, distributed, observing
-from pipelines.models.checkpoint import Checkpoint, fingerprint
+from pipelines.models.checkpoint import Checkpoint, fingerprint, named
 from pipelines.models.devices import Plan
 from pipelines.models.learner import Stepper
 from pipelines.models.objective import Objective
@@ -74,9 +74,12 @@ class Loop:
         self.objective, self.settings, self.machine, self.plan = objective, settings, machine, plan
         self.here, self.folder = world(), folder
         self.checkpoint: Checkpoint | None = None
-        if folder is not None and machine.checkpoint:
-            of = fingerprint(objective, settings, beside, seed, plan, self.here.size)
-            self.checkpoint = Checkpoint(folder, of)
+        self.events: Path | None = None
+        if folder is not None and (machine.checkpoint or machine.tensorboard):
+            of = fingerprint(objective, settings, beside, seed, machine, plan, self.here.size)
+            self.checkpoint = Checkpoint(folder, of) if machine.checkpoint else None
+            # Its own, or TensorBoard draws the curves of all trainings as one.
+            self.events = folder / "events" / named(of) if machine.tensorboard else None
         rows = len(objective.rows[0])
         self.batch = min(settings.batch, rows // self.here.size)
         # The odd rows of an epoch rest; each epoch others.
@@ -101,11 +104,10 @@ class Loop:
         self._compile()
         written = self.folder if self.here.first else None
         trace = written / "trace.json" if written and self.machine.profile else None
-        board = written / "events" if written and self.machine.tensorboard else None
         total = self.batches * self.settings.epochs
         with (
             observing.traced(trace, total, self.plan.device.type == "cuda") as traced,
-            observing.events(board) as show,
+            observing.events(self.events if written else None) as show,
         ):
             told = [on_epoch, show]
             for epoch, report in enumerate(self.reached.reports):
