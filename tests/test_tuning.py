@@ -22,7 +22,7 @@ from pipelines import contract, params, params_text, store, tuning
 from pipelines.adapters import tune_store
 from pipelines.adapters.tuner import PRESENT, Study
 from pipelines.crew import Crew, Report
-from pipelines.errors import ParamsError, PipelineError, RegistryError
+from pipelines.errors import MissingInput, ParamsError, PipelineError, RegistryError
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared
@@ -310,6 +310,25 @@ def test_a_fold_inside_an_outer_one_needs_two_labels_as_well(tmp_path: Path):
     said = rf"train rows {inner.start} to {inner.stop} into a part .* one label only"
     with pytest.raises(ParamsError, match=said):
         stage.run("orders", task, agreed, at, workers=1, nested=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("params", 'last: "2024-03"', 'last: "2024-04"', "up to 2024-03, and params.yaml says 2024-04"),
+        ("contract", "nulls: 0.2", "nulls: 0.3", "an earlier contracts/orders.yaml"),
+    ],
+)  # fmt: skip
+def test_rows_of_another_window_or_contract_are_refused_before_any_trial(
+    tmp_path: Path, file: str, old: str, new: str, said: str
+):
+    at = prepare(tmp_path)
+    path: Path = getattr(at, file)
+    path.write_text(path.read_text().replace(old, new))
+    task, agreed = params.task(at.params, "orders"), contract.load(at.contract)
+    with pytest.raises(MissingInput, match=rf"prepared.json is of .*{said}.*repro prepare@orders"):
+        stage.run("orders", task, agreed, at, workers=1, nested=False)
+    assert not at.tune.exists()
 
 
 def test_a_training_that_breaks_down_is_an_answer(tmp_path: Path):

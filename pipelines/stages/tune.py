@@ -15,10 +15,10 @@ from pipelines.adapters.tune_store import storage_url
 from pipelines.adapters.tuner import PRESENT, Study, Tried
 from pipelines.contract import Contract
 from pipelines.crew import Crew
-from pipelines.errors import ParamsError, PipelineError
+from pipelines.errors import MissingInput, ParamsError, PipelineError
 from pipelines.params import Task
 from pipelines.paths import Paths
-from pipelines.prepared import load_prepared
+from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
 from pipelines.records import Record
 from pipelines.search import Job, bench, fit_all, quietly, search
@@ -70,9 +70,12 @@ class Outcome(Record):
 def run(
     name: str, task: Task, contract: Contract, at: Paths, workers: int, nested: bool
 ) -> Outcome:
-    """Goes on where the same search was stopped. Raises ParamsError where there is none to make."""
+    """Goes on where the same search was stopped. Raises ParamsError where there is none to make, and
+    MissingInput where the prepared rows are of another window or contract."""
     _check(name, task, contract)
-    prepared, rows = load_prepared(at, name), load_rows(at, "train", task)
+    prepared = load_prepared(at, name)
+    _refuse_stale(name, task, contract, at, prepared)
+    rows = load_rows(at, "train", task)
     folds = tuning.folds(rows.time, task.tune.folds)
     outer = tuning.outer(rows.time, task.tune.outer_folds, task.tune.folds) if nested else ()
     inner = [tuning.folds(rows.time[: fold.judged.start], task.tune.folds) for fold in outer]
@@ -126,6 +129,20 @@ def _check(name: str, task: Task, contract: Contract) -> None:
             kind.check(task.model_copy(update={"train": train}), contract)
         except ParamsError as error:
             raise ParamsError(f"tasks.{name}.tune.space has family {family}: {error}") from None
+
+
+def _refuse_stale(name: str, task: Task, contract: Contract, at: Paths, prepared: Prepared) -> None:
+    """What is best for rows that no training will read any more helps nobody."""
+    if prepared.last != task.window.last:
+        of = f"a window up to {prepared.last}, and params.yaml says {task.window.last}"
+    elif prepared.contract != contract.digest:
+        of = f"an earlier contracts/{name}.yaml"
+    else:
+        return
+    raise MissingInput(
+        f"{at.prepared / 'prepared.json'} is of {of}. Prepare these rows with: "
+        f"dvc repro prepare@{name}"
+    )
 
 
 def study_name(name: str, task: Task, at: Paths) -> str:
