@@ -62,8 +62,8 @@ class About(Record):
     family: str
     seed: int
     threshold: float
-    """Probability from which the answer is called 1; chosen on validation rows. 0 where there are
-    classes: the likeliest is called."""
+    """Probability from which the answer is called 1; chosen on what model.onnx, a variant or not,
+    answers to the validation rows. 0 where there are classes: the likeliest is called."""
     trained_until: int
     """Newest row seen by fitting, early stopping or threshold: epoch seconds of the task's clock."""
     window: dict[str, str]
@@ -80,6 +80,7 @@ class About(Record):
     rows: dict[str, int]
     """Rows of train, validation and test."""
     metrics: dict[str, float]
+    """Of model.onnx, on the validation rows."""
     variant: str = ORIGINAL
     """Which making of the trained model model.onnx is."""
     variants: tuple[Measured, ...] = ()

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import artifact, contract, store
+from pipelines import artifact, contract, metrics, store
 from pipelines.adapters import tracking
 from pipelines.artifact import About
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.stages import prepare, train
+from pipelines.tasks.base import load_rows
 from tests.conftest import shop
 from tests.test_tuning import CONTRACT, PARAMS
 
@@ -74,3 +75,18 @@ def test_an_export_comes_and_goes_with_its_model_and_is_no_part_of_it(
     trained(orders)
     assert artifact.load(orders.model).digest == plain.digest
     assert not list(orders.model.parent.rglob("*.pt"))
+
+
+def test_threshold_and_measures_are_of_the_variant_that_serves(orders: Paths) -> None:
+    """Half of the weights gone, it answers otherwise, and another threshold is the best for it."""
+    whole = trained(orders)
+    loose = {"max_auc_loss": 1, "max_log_loss_rise": 99, "max_parity": 1, "max_slowdown": 99}
+    about = trained(orders, variants={"make": ["pruned"], "prune": 0.6, "min_gain": 1, **loose})
+    assert (whole.variant, about.variant) == ("fp32", "pruned")
+    label = load_rows(orders, "validation", settings()).label
+    begin = about.rows["train"]
+    rows = store.frame(orders.batch("2024-01")).iloc[begin : begin + len(label)]
+    answers = artifact.load(orders.model).predict(rows)
+    assert about.threshold == pytest.approx(metrics.best_threshold(label, answers))
+    assert about.metrics["validation_auc"] == pytest.approx(metrics.auc(label, answers))
+    assert about.threshold != pytest.approx(whole.threshold)

@@ -77,7 +77,9 @@ def run(
     with store.atomic_folder(at.prepared) as folder:
         for part, rows in encoded.items():
             store.write_arrays(folder / f"{part}.npz", **vars(rows))
-        store.write_table(folder / "test.parquet", table.iloc[parts.test][new["test"]])
+        for part in ("validation", "test"):
+            raw = table.iloc[getattr(parts, part)]
+            store.write_table(folder / f"{part}.parquet", raw[new[part]])
         store.write_text(folder / "encoder.json", encoder.model_dump_json(indent=1))
         watched = kind.watched(train, contract, None)
         profile.write(profile.make(watched, seed=task.train.seed), folder)

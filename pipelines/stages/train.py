@@ -24,6 +24,7 @@ from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
 from pipelines.tasks.base import KINDS, Encoded, Report, load_encoder, load_rows
+from pipelines.variants import ORIGINAL
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,13 @@ def run(
         )  # fmt: skip
         if chosen.answers is not None:
             graph, expected = chosen.graph, chosen.answers
-        answers = kind.answers(model, validation)
+        # Threshold and measures are of what serves, and a variant reads raw columns only.
+        if chosen.name == ORIGINAL:
+            answers = kind.answers(model, validation)
+        else:
+            held = store.frame(at.prepared / "validation.parquet")
+            raw = raw_inputs(held, contract, contract.inputs)
+            answers = onnx.answers(graph, raw, "probability")
         about = _about(name, task, prepared, validation, answers).model_copy(
             update={"variant": chosen.name, "variants": chosen.table}
         )
