@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,8 @@ CHANNELS = {"L": 1, "RGB": 3}
 TOGETHER, PIXELS = 1024, 1024 * 64 * 64
 """Most pictures that anything is computed of at once, and most pixels of them: what a network makes of
 them on the way grows with both, 128 bytes a pixel of the first layer of the usual cnn."""
+BITS_PER_SAMPLE = 258
+"""Number of a TIFF's tag."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """What Pillow and JPEG make grey of colour with (ITU-R BT.601)."""
 
@@ -89,6 +92,16 @@ def _refuse_other(picture: ImageFile, size: tuple[int, int], mode: str) -> None:
         raise ImageError("mode", f"{picture.mode} with transparency", mode)
     if mode not in _modes(picture):
         raise ImageError("mode", picture.mode, mode)
+    if _sixteen_bits(picture):
+        raise ImageError("mode", f"{picture.mode} of 16 bits", mode)
+
+
+def _sixteen_bits(picture: ImageFile) -> bool:
+    """Of a channel: Pillow calls such colours RGB and keeps the upper 8 bits, or, of a TIFF with a plane
+    for each colour, reads the first half of the file as if it were of 8."""
+    # BGR;16 is a BMP's 16 bits of three channels together.
+    packed = any(re.search(";16[BLN]", str(tile.args)) for tile in picture.tile)
+    return packed or max(getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
 
 
 def _modes(picture: ImageFile) -> tuple[str, ...]:

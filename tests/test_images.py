@@ -39,18 +39,58 @@ def gradient(mode: str = "L", size: tuple[int, int] = SIZE) -> np.ndarray:
     return np.linspace(0, 255, int(np.prod(shape))).round().astype(np.uint8).reshape(shape)
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Of a PNG."""
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def by_hand(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    """A PNG of what Pillow does not write."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few kilobytes that says it unfolds to width x height bytes, and does."""
+    return by_hand(width, height, 8, 0, bytes((width + 1) * 1000))
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        body = name + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-    pixels = zlib.compress(bytes((width + 1) * 1000), 9)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+DEEP = np.arange(6 * 5 * 3, dtype=">u2").reshape(*SIZE, 3) * 700
+"""Colours of 16 bits."""
+
+
+def deep_png() -> bytes:
+    return by_hand(5, 6, 16, 2, b"".join(b"\0" + row.tobytes() for row in DEEP))
+
+
+def deep_tiff(planes: bool) -> bytes:
+    """Not compressed; planes: one after the other for each colour, in place of a pixel's three."""
+    data = (DEEP.transpose(2, 0, 1) if planes else DEEP).tobytes()
+    tags = {
+        256: (3, [5]), 257: (3, [6]), 258: (3, [16, 16, 16]), 259: (3, [1]), 262: (3, [2]),
+        273: (4, [8 + 60 * n for n in range(3)] if planes else [8]), 277: (3, [3]), 278: (3, [6]),
+        279: (4, [60] * 3 if planes else [180]), 284: (3, [2 if planes else 1]),
+    }  # fmt: skip
+    listed, beyond, end = b"", b"", 8 + len(data) + 2 + 12 * len(tags) + 4
+    for tag, (kind, values) in tags.items():
+        held = struct.pack(f">{len(values)}{'HI'[kind == 4]}", *values)
+        if len(held) > 4:
+            beyond, held = beyond + held, struct.pack(">I", end + len(beyond))
+        listed += struct.pack(">HHI", tag, kind, len(values)) + held.ljust(4, b"\0")
+    head = struct.pack(">2sHI", b"MM", 42, 8 + len(data))
+    return head + data + struct.pack(">H", len(tags)) + listed + bytes(4) + beyond
+
+
+def packed_bmp() -> bytes:
+    """16 bits for the three colours of a pixel: 5, 6 and 5, which 8 bits each hold."""
+    rows = b"".join(struct.pack("<5H", *[0xF800] * 5).ljust(12, b"\0") for _ in range(6))
+    header = struct.pack("<IiiHHIIiiII", 40, 5, 6, 1, 16, 3, len(rows), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    return struct.pack("<2sIHHI", b"BM", 66 + len(rows), 0, 0, 66) + header + masks + rows
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,6 +161,21 @@ def test_what_is_no_such_picture_is_refused_with_what_it_is(data, fault, said):
         images.decode(data, SIZE, "L")
     assert refused.value.fault == fault
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "data", [deep_png(), deep_tiff(False), deep_tiff(True)], ids=["png", "tiff", "planes"]
+)
+def test_colours_of_16_bits_are_refused_and_not_cut_to_8(data):
+    """Pillow calls them RGB: what a camera measured would be learned from with half its bits gone."""
+    assert Image.open(io.BytesIO(data)).mode == "RGB"
+    with pytest.raises(ImageError, match="RGB of 16 bits; allowed: RGB") as refused:
+        images.decode(data, SIZE, "RGB")
+    assert refused.value.fault == "mode"
+
+
+def test_16_bits_for_a_whole_pixel_are_read():
+    assert (images.decode(packed_bmp(), SIZE, "RGB") == (255, 0, 0)).all()
 
 
 def test_a_bomb_is_refused_before_it_is_unfolded():
