@@ -32,7 +32,7 @@ class Column(Settings):
     description: str = ""
     unit: str = ""
     feature: bool = True
-    """Does the model see it? Keys and the label do not count as features."""
+    """Does the model see it? A key is a feature too unless this is false; label and time never are."""
     personal: bool = False
     """Hashed wherever predictions are logged."""
     nulls: float = Field(default=0.0, ge=0, le=1)

@@ -1,8 +1,8 @@
 """What networks for pictures share, and the small one: pixels as stored in, logits out.
 
-A network holds the mean and the standard deviation of its train pictures, so the exported graph
-reads uint8 pixels and serving cannot scale otherwise. Convolutions run channels_last: pixels are
-stored that way, so standardising moves nothing.
+A network holds the mean and the standard deviation of its train pictures (of another network's, whose
+weights it began with), so the exported graph reads uint8 pixels and serving cannot scale otherwise.
+Convolutions run channels_last: pixels are stored that way, so standardising moves nothing.
 """
 
 # B batch, H height, W width, C channels of a picture, F channels of a layer, E embedding, K classes
