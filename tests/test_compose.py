@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines import notify
 from pipelines.stack import airflow, choices, plan, secrets
 from pipelines.stack.places import Places
 from pipelines.stack.postgres import DATABASES
@@ -24,6 +25,16 @@ SERVICES = COMPOSE["services"]
 DOCKERFILES = sorted((REPOSITORY / "ops" / "docker").glob("*.Dockerfile"))
 ENDS_BY_ITSELF = {"airflow-migrate"}
 LISTENING = ("--host", "--port", "--allowed-hosts", "--artifacts-destination")
+OF_THE_SHELL = {
+    notify.ADDRESS: "airflow-",
+    "PERENNIAL_WEBHOOK_SECRET": "service-",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "service-",
+    "AWS_ACCESS_KEY_ID": "mlflow",
+    "AWS_SECRET_ACCESS_KEY": "mlflow",
+    "AWS_DEFAULT_REGION": "mlflow",
+    "MLFLOW_S3_ENDPOINT_URL": "mlflow",
+}
+"""Given by a person, and in no file: the variable, and whose part reads it."""
 
 dockerfiles = pytest.mark.parametrize("file", DOCKERFILES, ids=[f.stem for f in DOCKERFILES])
 services = pytest.mark.parametrize("name", SERVICES)
@@ -142,6 +153,8 @@ def test_every_service_starts_again_and_what_it_needs_is_there(name):
 @services
 def test_no_secret_is_in_an_environment(name):
     for variable, value in SERVICES[name]["environment"].items():
+        if value is None:  # the shell's own
+            continue
         if re.search("PASSWORD|SECRET|KEY|TOKEN|PASSFILE", variable):
             assert "/run/" in value, variable
         assert not re.search(r"://[^/]*:[^/]*@", value), variable
@@ -158,6 +171,13 @@ def test_secrets_are_files_that_perennial_stack_secrets_makes(tmp_path):
     assert named | {"airflow_logins.json"} == made
     used = {s for service in SERVICES.values() for s in service["secrets"]}
     assert used == set(COMPOSE["secrets"])
+
+
+@services
+def test_every_secret_that_a_service_reads_is_mounted_there(name):
+    service = SERVICES[name]
+    told = " ".join(value for value in service["environment"].values() if value)
+    assert set(re.findall(r"/run/secrets/(\w+)", told)) == set(service["secrets"])
 
 
 def test_every_named_volume_is_declared():
@@ -177,15 +197,29 @@ def test_every_command_is_one_that_make_up_runs(project_folder):
     for name, part in planned(project_folder).items():
         if name != "postgres":
             assert what_it_does(SERVICES[name]["command"]) == what_it_does(part.command)
-    assert what_it_does(SERVICES["airflow-migrate"]["command"]) == ["airflow", "db", "migrate"]
+    _, _, script = SERVICES["airflow-migrate"]["command"]
+    assert script.startswith("python -m airflow db migrate && ")
 
 
 def test_airflow_has_every_setting_that_make_up_gives_it(project_folder):
     here = planned(project_folder)["airflow-scheduler"].environment
     there = SERVICES["airflow-scheduler"]["environment"]
     by_image = {"PATH", "PYTHONPATH", "PERENNIAL_ROOT"}
-    assert set(there) == set(here) - by_image
+    # A service of `make up` wants no key, and what the shell has reaches every part of it.
+    by_compose = {"PERENNIAL_API_KEY_FILE", notify.ADDRESS}
+    assert set(there) - by_compose == set(here) - by_image
     assert {name: there[name] for name in airflow.CHANGEABLE} == airflow.CHANGEABLE
+
+
+def test_what_the_shell_has_for_a_part_of_make_up_reaches_it_here_too():
+    for name, service in SERVICES.items():
+        passed = {n for n, value in service["environment"].items() if value is None}
+        assert passed == {n for n, parts in OF_THE_SHELL.items() if name.startswith(parts)}
+
+
+def test_airflow_asks_the_service_with_the_services_own_key():
+    theirs, ours = (SERVICES[n]["environment"] for n in ("service-flights", "airflow-scheduler"))
+    assert ours["PERENNIAL_API_KEY_FILE"] == theirs["PERENNIAL_API_KEY_FILE"]
 
 
 def test_the_databases_are_those_of_make_up():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pipelines import flow, stage_graph
+from pipelines.stack import pool
 from tests import airflow_world
 from tests.airflow_world import Commands
 from tests.conftest import REPOSITORY
@@ -143,6 +144,15 @@ def test_a_retraining_opens_first_publishes_after_every_stage_and_always_closes(
     assert close.is_teardown
     assert dag.get_task("open").is_setup
     assert dag.get_task("train").pool == "gpu"
+
+
+def test_every_pool_that_a_task_waits_for_is_made_by_both_stacks(bag):
+    """Airflow never starts a task of a pool that is not there, and says so in its log only."""
+    named = {task.pool for dag in bag.dags.values() for task in dag.tasks} - {"default_pool"}
+    assert named == {pool.POOL}
+    compose = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
+    made = " ".join(compose["services"]["airflow-migrate"]["command"])
+    assert f"airflow pools set {pool.POOL} " in made
 
 
 def wants(dag: Any) -> set[str]:

@@ -100,10 +100,13 @@ def test_a_dead_or_wrong_address_is_logged_and_nothing_is_raised(
     assert notify.ADDRESS in caplog.text
 
 
+@pytest.mark.parametrize("address", [None, ""])
 def test_without_an_address_it_is_in_the_log_only(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str | None
 ):
     monkeypatch.delenv(notify.ADDRESS, raising=False)
+    if address is not None:
+        monkeypatch.setenv(notify.ADDRESS, address)
     with caplog.at_level(logging.ERROR):
         assert not notify.tell(MESSAGE)
     assert [record.message for record in caplog.records] == [MESSAGE["text"]]
