@@ -12,7 +12,8 @@ from of_tasks import TASKS, asset, command, settings, telling
 
 DOC = """Lets the challenger of **{task}** answer, when the gate's verdict says promote{human}.
 
-A challenger that was held stays where it is, and the tasks after `verdict` are skipped.
+A challenger that was held stays where it is, and the tasks after `verdict` are skipped; so they are
+where there is none, because the retraining made the champion again.
 """
 HUMAN = """ and a person
 approves (Required Actions; rejected when nobody does in time)"""
@@ -23,6 +24,8 @@ FIELD = "{{{{ ti.xcom_pull(task_ids='verdict')['{}'] }}}}"
 
 def promote_or_skip(said: str) -> dict:
     told = json.loads(said)
+    if told is None:
+        raise AirflowSkipException("no challenger: the retraining made the champion again")
     if told["decision"] != "promote":
         raise AirflowSkipException(f"held: {told['reason']}")
     return told

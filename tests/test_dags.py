@@ -241,6 +241,17 @@ def test_what_was_held_is_not_promoted(bag, commands):
     assert commands.said() == ["verdict flights --json"]
 
 
+@pytest.mark.parametrize("task", ["flights", "asked"])
+def test_a_retraining_that_made_the_champion_again_promotes_nothing_and_asks_nobody(
+    bag, commands, task
+):
+    commands.answer({"verdict": None})
+    run = bag.dags[f"promote_{task}"].test()
+    assert run.state == "success"
+    assert set(states(run).values()) == {"skipped"}
+    assert commands.said() == [f"verdict {task} --json"]
+
+
 def test_a_retraining_that_nothing_asks_for_does_nothing(bag, commands):
     commands.answer({"step open": None})
     run = bag.dags["retrain_flights"].test()

@@ -120,7 +120,6 @@ def _one_step(p: Project, step: str, as_json: bool) -> None:
 def verdict(task: str, as_json: bool) -> None:
     """What the gate said of the challenger, as Markdown for who must decide."""
     from pipelines.adapters.registry import CHALLENGER, Registry
-    from pipelines.errors import MissingInput
     from pipelines.project import open_project
     from pipelines.service.pages.page import mlflow
     from pipelines.verdicts import as_markdown, of_version
@@ -128,7 +127,8 @@ def verdict(task: str, as_json: bool) -> None:
     p = open_project(task)
     version = Registry(p.at).alias(CHALLENGER)
     if version is None:
-        raise MissingInput(f"{task} has no challenger. Make one with: perennial retrain {task}")
+        say(None, as_json, f"{task} has no challenger. Make one with: perennial retrain {task}")
+        return
     found = of_version(p, version)
     text = as_markdown(p, found, mlflow(task, version)["address"])
     value = found.model_dump(mode="json") | {"reason": found.reason, "markdown": text}
