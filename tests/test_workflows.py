@@ -133,6 +133,26 @@ def test_the_comment_is_found_again_by_the_mark_that_the_page_begins_with():
     assert compare.page("main", "c" * 40, {}, {}).startswith(compare.MARK)
 
 
+def test_main_leaves_the_cache_that_a_pull_request_reads():
+    """GitHub gives a pull request its own caches and main's, and no other one's."""
+    when = WORKFLOWS["pipeline"][True]
+    assert when["push"] == {"branches": ["main"], **when["pull_request"]}
+    made = [s for s in steps(WORKFLOWS["pipeline"]["jobs"]["compare"]) if "if" not in s]
+    assert [s["run"].split()[1] for s in made if "run" in s] == ["setup", "fetch", "repro", "store"]
+    assert any("dvc-remote-" in s.get("with", {}).get("key", "") for s in made)
+
+
+def test_whichever_job_of_the_weekly_run_fails_is_told_in_one_issue():
+    jobs = WORKFLOWS["canary"]["jobs"]
+    tell = jobs["tell"]
+    assert set(tell["needs"]) == set(jobs) - {"tell"}
+    *_, script = steps(tell)
+    for name in tell["needs"]:
+        assert f"needs.{name}.result != 'success'" in tell["if"]
+        assert script["env"][name.upper()] == f"${{{{ needs.{name}.result }}}}"
+        assert f"process.env.{name.upper()}" in script["with"]["script"]
+
+
 def test_the_canary_names_the_tools_that_the_project_stands_on():
     from ops import newest
 
