@@ -10,18 +10,22 @@ import os
 import shutil
 from typing import Any
 
+import psutil
 import yaml
 
 from pipelines import store
 from pipelines.adapters import dvc as dvcs
 from pipelines.adapters import git as gits
 from pipelines.errors import Busy, MissingInput, WorkspaceError
-from pipelines.lock import alive, task_lock
+from pipelines.lock import task_lock
 from pipelines.paths import PARAMS, Paths
 from pipelines.project import Project
 from pipelines.records import Due, Record
 
 LOCK = "dvc.lock"
+
+CLOCK = 5.0
+"""Seconds by which the system's clock may be set and a process is still known by when it started."""
 
 
 class Workspace(Record):
@@ -32,6 +36,8 @@ class Workspace(Record):
     """Branch that it starts from and ends on."""
     owner: str
     """Airflow's run, or the process that a person started."""
+    started: float | None = None
+    """When that process started, in seconds since 1970: by now its number may be another's."""
 
 
 def branch(project: Project) -> str:
@@ -52,7 +58,7 @@ def open_workspace(project: Project, due: Due, owner: str) -> Workspace:
             _refuse_alive(project, left, owner)
         base = gits.branch_of(at.root)
         _refuse_changed(project)
-        opened = Workspace(due=due, base=base, owner=owner)
+        opened = Workspace(due=due, base=base, owner=owner, started=_started(owner))
         store.write_text(at.workspace, opened.model_dump_json(indent=1))
     try:
         dvcs.end_left(at.worktree)
@@ -68,13 +74,29 @@ def _refuse_alive(project: Project, left: Workspace, owner: str) -> None:
     """One of Airflow's runs may take over what another left: it never has two at a time."""
     said = f"a retraining of {project.name} is made by {left.owner} in {project.at.worktree}"
     kind, _, number = left.owner.partition(" ")
-    if kind == "process" and int(number) != os.getpid() and alive(int(number)):
+    if kind == "process" and int(number) != os.getpid() and _lives(left):
         raise Busy(f"{said}. Wait for it, or end it with: kill {number}")
     if kind == "airflow" and not owner.startswith("airflow "):
         raise Busy(
             f"{said}. Wait for it; or, if Airflow runs it no longer, clear it away with: "
             f"perennial retrain {project.name} --step close"
         )
+
+
+def _lives(left: Workspace) -> bool:
+    now = _started(left.owner)
+    return now is not None and (left.started is None or abs(now - left.started) < CLOCK)
+
+
+def _started(owner: str) -> float | None:
+    """When the process began that has the owner's number; None where none has, or it has none."""
+    kind, _, number = owner.partition(" ")
+    if kind != "process":
+        return None
+    try:
+        return float(psutil.Process(int(number)).create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _refuse_changed(project: Project) -> None:

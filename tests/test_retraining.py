@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -237,17 +238,44 @@ def test_line_ends_of_another_system_stay(project: Project):
     assert moved == text.replace(b'"2024-03", batches', b'"2024-04", batches')
 
 
-def test_what_a_killed_run_left_goes_first(project: Project):
-    opened(project)
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def left(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> psutil.Process:
+    """What DVC was running in an open worktree when its run was killed."""
+    said = tmp_path / "pid"
+    command = tmp_path / "bin" / "dvc"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\necho $$ > {said}\nexec sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+
+    def run() -> None:
+        opened(project)
+        dvcs.dvc(project.at.worktree, "repro", env=os.environ)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    until = time.monotonic() + 30
+    while not (said.exists() and said.read_text().endswith("\n")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    return psutil.Process(int(said.read_text()))
+
+
+def runs(process: psutil.Process) -> bool:
+    """A zombie has ended: nobody asks for it here."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_what_a_killed_run_left_goes_first(project: Project, left: psutil.Process):
     (project.at.worktree / "half.tmp").write_text("half")
-    left = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"], cwd=project.at.worktree
-    )
-    project.at.workspace.write_text(
-        project.at.workspace.read_text().replace(f"process {os.getpid()}", "process 99999999")
-    )
+    assert runs(left)
     opened(project)
-    assert left.wait(10) != 0, "it would have written into the new worktree"
+    assert not runs(left), "it would have written into the new worktree"
     assert not (project.at.worktree / "half.tmp").exists()
     assert git(project.at.root, "rev-list", "--count", "main..retrain/pumps") == "1"
 
@@ -268,6 +296,18 @@ def test_what_a_killed_training_goes_on_from_is_there_for_the_next_retraining(
     retraining.run_stage(project, again, "prepare")
     monkeypatch.setenv("PERENNIAL_SOURCES", given["PERENNIAL_SOURCES"])
     assert Paths(Path(given["PERENNIAL_ROOT"]), "pumps").training == checkpoint.parent
+
+
+def test_what_a_person_runs_in_the_worktree_lives_on(project: Project, left: psutil.Process):
+    shell = subprocess.Popen(SLEEPS, cwd=project.at.worktree)
+    try:
+        opened(project)
+        workspace.close_workspace(project)
+        assert not runs(left)
+        assert shell.poll() is None
+    finally:
+        shell.kill()
+        shell.wait()
 
 
 def test_a_folder_that_git_does_not_know_is_in_nobodys_way(project: Project):
@@ -296,6 +336,19 @@ def test_a_living_owner_is_not_disturbed(project: Project):
         process.kill()
         process.join()
     opened(project)
+
+
+def test_a_process_that_has_a_dead_owners_number_by_now_is_not_taken_for_it(project: Project):
+    other = subprocess.Popen(SLEEPS)
+    try:
+        made = opened(project, f"process {other.pid}")
+        assert made.started is not None
+        before = made.model_copy(update={"started": made.started - 3600})
+        project.at.workspace.write_text(before.model_dump_json())
+        opened(project)
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_run_of_airflow_yields_to_the_next_of_its_own_and_to_no_person(project: Project):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from pipelines.errors import WorkspaceError
 
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked")
 TRIES, PAUSE = 5, 3.0
 """Another dvc command of the same folder holds its lock for seconds; DVC itself waits three."""
+
+MARK = "PERENNIAL_RETRAINING"
+"""In the environment of all that DVC runs here: the worktree. Finds what a killed run has left."""
 
 
 def share(root: Path, worktree: Path) -> None:
@@ -81,8 +86,9 @@ def dvc(worktree: Path, *words: str, env: Mapping[str, str]) -> None:
 
     Raises WorkspaceError with the end of what it said.
     """
+    marked = {**env, MARK: str(worktree.resolve())}
     for attempt in range(1, TRIES + 1):
-        status, lines = _say(["dvc", *words], worktree, env)
+        status, lines = _say(["dvc", *words], worktree, marked)
         if status == 0:
             return
         if not any(word in line for word in BUSY for line in lines) or attempt == TRIES:
@@ -98,7 +104,7 @@ def dvc(worktree: Path, *words: str, env: Mapping[str, str]) -> None:
 def _say(command: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
     lines = []
     with subprocess.Popen(
-        command, cwd=folder, env=dict(env), text=True, errors="replace",
+        command, cwd=folder, env=env, text=True, errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -111,14 +117,9 @@ def _say(command: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int,
 def end_left(worktree: Path) -> None:
     """End what a killed run left running in the worktree: it would write into the next one.
 
-    Found by its working folder, where the system tells it (Linux).
+    Known by its mark and not by where it stands: a person's shell may stand there too.
     """
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            folder = os.readlink(process / "cwd")
-            if int(process.name) != os.getpid() and Path(
-                folder.removesuffix(" (deleted)")
-            ).is_relative_to(worktree.resolve()):
-                os.kill(int(process.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, or it is another user's and so not of a run of ours
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
+            if process.environ().get(MARK) == str(worktree.resolve()):
+                process.kill()
