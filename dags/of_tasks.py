@@ -33,8 +33,10 @@ def asset(task: str, what: str) -> Asset:
     return Asset(name=f"{task}_{what}", uri=f"perennial://{task}/{what}")
 
 
-def settings(schedule: Schedule, task: str, doc: str) -> dict[str, Any]:
-    """The arguments that every DAG of a task has."""
+def settings(
+    schedule: Schedule, task: str, doc: str, person: timedelta = timedelta()
+) -> dict[str, Any]:
+    """The arguments that every DAG of a task has. person: time that one has to answer in it."""
     step = timedelta(hours=schedule.hours)
     return {
         "tags": ["perennial", task],
@@ -43,7 +45,7 @@ def settings(schedule: Schedule, task: str, doc: str) -> dict[str, Any]:
         "on_failure_callback": notify.failed,
         "deadline": DeadlineAlert(
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
-            interval=2 * step,
+            interval=2 * step + person,
             callback=AsyncCallback("pipelines.notify.late"),
         ),
         "default_args": {

@@ -34,11 +34,14 @@ def promote_or_skip(said: str) -> dict:
 for name, task in TASKS.items():
     schedule = task.schedule
     human = schedule.approval == "human"
+    answers_within = timedelta(hours=schedule.approval_hours if human else 0)
     with DAG(
         f"promote_{name}",
         schedule=[asset(name, "challenger")],
         catchup=False,
-        **settings(schedule, name, DOC.format(task=name, human=HUMAN if human else "")),
+        **settings(
+            schedule, name, DOC.format(task=name, human=HUMAN if human else ""), answers_within
+        ),
     ) as dag:
         verdict = telling("verdict", f"perennial verdict {name}", read=promote_or_skip)
         by = {"BY": WHO} if human else {}
@@ -54,7 +57,7 @@ for name, task in TASKS.items():
                 subject=f"Let version {FIELD.format('challenger')} of {name} answer?",
                 body=FIELD.format("markdown"),
                 defaults="Reject",
-                response_timeout=timedelta(hours=schedule.approval_hours),
+                response_timeout=answers_within,
                 execution_timeout=None,
                 # Asked again, should the answer be lost with the process that waited.
                 retries=1,

@@ -35,5 +35,6 @@ class Schedule(Settings):
     retries: PositiveInt = 2
     """Times a step that failed is tried again, each after twice as long, where repeating is safe."""
     hours: PositiveFloat = 6.0
-    """Longest time of one step; twice that, and the run as a whole has missed its deadline."""
+    """Longest time of one step; twice that, and the run as a whole has missed its deadline, to which a
+    person's `approval_hours` are added."""
     owner: str = "perennial"

@@ -25,10 +25,13 @@ def as_markdown(project: Project, verdict: Verdict, page: str = "") -> str:
     period = judged["period"] if judged else None
     trained = ledger.newest(project.at.ledger, "retraining", period=period)
     against = f"champion {verdict.champion}" if verdict.champion else "no champion"
+    # What the check of that name says, and so only where it was made and passed.
+    unseen = [check.passed for check in verdict.checks if check.name == "unseen_rows"]
+    seen = " that neither has seen" if unseen and all(unseen) else ""
     asked = [f"- {reason}" for reason in trained["reasons"]] if trained else []
     lines = [
         f"**{verdict.decision}** version {verdict.challenger} of {verdict.task}, against {against}, "
-        f"on {verdict.rows} rows that neither has seen: {verdict.reason}",
+        f"on {verdict.rows} rows{seen}: {verdict.reason}",
         "",
         "| check | | value | limit | |",
         "| --- | --- | --- | --- | --- |",

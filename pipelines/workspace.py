@@ -105,8 +105,9 @@ def _refuse_changed(project: Project) -> None:
     if files:
         raise WorkspaceError(
             f"{', '.join(files)} differ from the commit, so a retraining would not be of what "
-            f"stands there. Drop the change with: git checkout HEAD -- {' '.join(files)}; or keep "
-            f"it with: git add {' '.join(files)} && git commit -m settings -- {' '.join(files)}"
+            f"stands there. Put the change away with: git stash push --include-untracked -- "
+            f"{' '.join(files)}; or keep it with: git add {' '.join(files)} && "
+            f"git commit -m settings -- {' '.join(files)}"
         )
 
 

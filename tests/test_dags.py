@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ def test_every_dag_says_what_it_is_who_owns_it_and_how_long_it_may_take(bag):
             limit = task.response_timeout if waits_for_a_person else task.execution_timeout
             assert limit, task
         DagSerialization.to_dict(dag)
+
+
+def test_a_run_that_asks_a_person_is_late_only_after_the_persons_time_and_its_own(bag):
+    def hours(dag_id: str) -> float:
+        (alert,) = bag.dags[dag_id].deadline
+        return alert.interval / timedelta(hours=1)
+
+    assert (hours("promote_flights"), hours("promote_asked")) == (12, 12 + 5)
+    assert hours("retrain_asked") == 12
 
 
 def test_nothing_heavy_is_imported_to_read_a_dag():

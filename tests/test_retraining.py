@@ -371,10 +371,29 @@ def test_settings_that_are_not_committed_are_refused(project: Project, file: str
     with pytest.raises(WorkspaceError, match=f"{file} differ from the commit") as refused:
         opened(project)
     nothing_left(project)
-    _, _, told = str(refused.value).partition("Drop the change with: ")
+    _, _, told = str(refused.value).partition("Put the change away with: ")
     subprocess.run(told.split(";")[0], shell=True, cwd=root, check=True)
     assert (root / file).read_text() == before
     opened(project)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_dvc_lock_that_is_in_no_commit_is_put_away_with_the_change_beside_it(
+    project: Project, staged: bool
+):
+    root = project.at.root
+    (root / "dvc.lock").write_text("stages: {}\n")
+    if staged:
+        git(root, "add", "dvc.lock")
+    project.at.params.write_text(PARAMS + "# changed\n")
+    with pytest.raises(WorkspaceError, match=r"dvc\.lock.* differ") as refused:
+        opened(project)
+    told = str(refused.value).partition("Put the change away with: ")[2].split(";")[0]
+    subprocess.run(told, shell=True, cwd=root, check=True, capture_output=True)
+    assert not (root / "dvc.lock").exists()
+    opened(project)
+    git(root, "stash", "pop")
+    assert (root / "dvc.lock").read_text() == "stages: {}\n"
 
 
 def test_a_contract_that_is_in_no_commit_is_refused_and_the_command_mends_it(project: Project):
