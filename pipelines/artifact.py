@@ -118,20 +118,31 @@ class Artifact:
         return self._in_parts(table, ["embedding"])
 
     def _in_parts(self, table: pd.DataFrame, output: list[str]) -> np.ndarray:
-        sizes = [self.contract.columns[name].size or () for name in self.contract.images]
-        rows = min(map(images.together, sizes), default=BATCH)
+        rows = self._at_once
         parts = [
             self._session.run(output, self.feeds(table.iloc[at : at + rows]))[0]
             for at in range(0, len(table), rows)
         ]
         return np.concatenate(parts)
 
+    @cached_property
+    def _at_once(self) -> int:
+        sizes = [self.contract.columns[name].size or () for name in self.contract.images]
+        return min(map(images.together, sizes), default=BATCH)
+
     def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         """As `predict`, from raw inputs: at least those that `graph_inputs` names."""
         if len(feeds) != len(self.graph_inputs):
             feeds = {name: feeds[name] for name in self.graph_inputs}
-        answers: np.ndarray = self._session.run(_OUTPUT, feeds)[0]
-        return answers
+        rows, at_once = len(feeds[self.graph_inputs[0]]), self._at_once
+        if rows <= at_once:
+            answers: np.ndarray = self._session.run(_OUTPUT, feeds)[0]
+            return answers
+        parts = [
+            self._session.run(_OUTPUT, {n: v[at : at + at_once] for n, v in feeds.items()})[0]
+            for at in range(0, rows, at_once)
+        ]
+        return np.concatenate(parts)
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Of the answers to as many rows."""

@@ -77,12 +77,13 @@ class Meters:
 
 
 class World:
-    def __init__(self, **serve: Any) -> None:
+    def __init__(self, max_pictures: int = 10**6, **serve: Any) -> None:
         self.live = SimpleNamespace(
             champion=model("4"), challenger=None, trip=self._trip, waiting_for=lambda: "no alias"
         )
         self.journal, self.meters = Memory(), Meters()
         wire = SimpleNamespace(feeds=lambda rows: {"x": np.array(rows, np.float32)})
+        wire.shape = SimpleNamespace(max_pictures=max_pictures)
         wire.table_feeds = lambda table: {"x": np.array(table, np.float32)}
         made: Any = (wire, self.live, self.journal, self.meters)
         self.engine = Engine("shop", *made, Serve(**serve))
@@ -145,9 +146,12 @@ def test_who_comes_a_pass_later_is_in_the_same_call_and_who_comes_after_that_in_
     assert world.live.champion.artifact.calls == [2, 1]
 
 
-def test_no_call_of_the_model_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ROWS_AT_ONCE", 4)
-    world = World()
+@pytest.mark.parametrize(("rows", "pictures"), [(4, 10**6), (4096, 4)])
+def test_no_call_of_the_model_is_larger_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch, rows: int, pictures: int
+) -> None:
+    monkeypatch.setattr(engines, "ROWS_AT_ONCE", rows)
+    world = World(pictures)
     got = world.ask([0.25] * 3, [0.5] * 3, [0.75], [0.125] * 9, [0.5])
     assert world.live.champion.artifact.calls == [3, 4, 9, 1]
     assert [len(g.probability) for g in got] == [3, 3, 1, 9, 1]

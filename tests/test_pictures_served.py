@@ -27,10 +27,12 @@ from pipelines.service.label_body import labels_decoder, wrong_labels
 from pipelines.service.pages import openapi
 from pipelines.service.verify import compatible
 from pipelines.sources.digits import Digits
+from pipelines.wire import bulk, schema
 from pipelines.wire.json_schema import row_schema
 from pipelines.wire.problem import Refused
 from pipelines.wire.read import Wire
 from tests.conftest import REPOSITORY
+from tests.fakes import PUMPS, pump_model, pumps
 from tests.wire_world import arrow_bytes, parquet_bytes
 
 DIGITS = contracts.load(REPOSITORY / "contracts" / "digits.yaml")
@@ -114,6 +116,49 @@ def test_what_is_no_file_at_all_is_refused(value):
     assert refused.value.problem.errors[0].field == "rows[0].image"
 
 
+@pytest.mark.parametrize("media", ["json", "arrow", "parquet"])
+def test_more_pixels_than_fit_into_the_memory_are_refused_before_any_is_unfolded(
+    media, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(schema, "UNFOLDED", 2 * 8 * 8)
+    wire = Wire(DIGITS, 100)
+
+    def read(n: int) -> int:
+        if media == "json":
+            return len(wire.rows(body(rows(n))))
+        sent = arrow_bytes(table(rows(n))) if media == "arrow" else parquet_bytes(table(rows(n)))
+        return int(wire.table(sent, media).num_rows)
+
+    assert read(2) == 2
+    monkeypatch.setattr(images, "decode", None)  # nothing may be asked of it
+    with pytest.raises(Refused) as refused:
+        read(3)
+    assert (refused.value.problem.kind, refused.value.problem.status) == ("too-large", 413)
+    assert "parts of at most 2 rows" in refused.value.problem.detail
+
+
+def test_one_row_is_always_taken_and_columns_of_numbers_are_not_bounded_by_it(monkeypatch):
+    monkeypatch.setattr(schema, "UNFOLDED", 1)
+    assert schema.pictures_at_once(DIGITS) == 1
+    assert schema.pictures_at_once(PUMPS) > 10**9
+
+
+def test_one_file_in_every_row_is_not_multiplied(monkeypatch):
+    """In Parquet a file that all rows name stands there once, and its footer counts it once."""
+    asked = rows(1)
+    padded = base64.b64decode(asked[0]["image"]) + bytes(10_000)
+    asked[0]["image"] = base64.b64encode(padded).decode()
+    sent = parquet_bytes(table(asked * 50), dictionary_pagesize_limit=2**20)
+    assert len(sent) < 30_000
+    once = WIRE.table_feeds(WIRE.table(parquet_bytes(table(asked)), "parquet"))["image"]
+    feeds = WIRE.table_feeds(WIRE.table(sent, "parquet"))
+    assert np.array_equal(feeds["image"], np.repeat(once, 50, axis=0))
+    monkeypatch.setattr(bulk, "UNFOLDED", 50 * len(padded) - 1)
+    with pytest.raises(Refused) as refused:
+        WIRE.table(sent, "parquet")
+    assert refused.value.problem.kind == "too-large"
+
+
 def test_the_key_may_be_left_out_and_the_picture_may_not():
     bare = {name: value for name, value in rows()[0].items() if name != "id"}
     assert len(WIRE.rows(body([bare]))) == 1
@@ -128,6 +173,22 @@ def test_the_documentation_says_what_a_picture_is():
 
 
 # answered -----------------------------------------------------------------------------------------
+
+
+def test_no_call_of_the_graph_has_more_rows_than_its_bound(tmp_path: Path, monkeypatch):
+    made = pump_model(tmp_path / "made" / "model")
+    feeds = made.feeds(pumps(10))
+    whole, run, ran = made.run(feeds), made._session.run, []
+
+    def counted(output: list[str], some: dict[str, np.ndarray]) -> list[np.ndarray]:
+        ran.append(len(some["heat"]))
+        return run(output, some)
+
+    monkeypatch.setattr(made._session, "run", counted)
+    monkeypatch.setitem(made.__dict__, "_at_once", 4)
+    assert np.array_equal(made.run(feeds), whole)
+    assert ran == [4, 4, 2]
+
 
 of_classes = st.lists(
     st.lists(st.floats(0, 1, width=32), min_size=10, max_size=10), min_size=1, max_size=5

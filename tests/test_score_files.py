@@ -38,7 +38,7 @@ from pipelines.errors import (
 from pipelines.journal.frames import parse_id
 from pipelines.lock import task_lock
 from pipelines.paths import Paths
-from pipelines.served import answers, labels
+from pipelines.served import answers, files, labels
 from pipelines.served.answers import Wanted
 from pipelines.slices import row_keys
 from pipelines.sources import rows as handed
@@ -140,14 +140,23 @@ def test_the_log_holds_the_same_answers_with_the_rows_as_asked(world: World):
     assert (logged["site"] == asked["site"]).all()
 
 
-def test_many_rows_are_answered_in_parts_under_one_count(world: World, monkeypatch):
-    monkeypatch.setattr("pipelines.served.files.CHUNK_ROWS", 7)
+@pytest.mark.parametrize(
+    "bound", [{"CHUNK_ROWS": 7}, {"pictures_at_once": lambda contract: 7}], ids=["rows", "pixels"]
+)
+def test_many_rows_are_answered_in_parts_under_one_count(world: World, monkeypatch, bound):
+    for name, limit in bound.items():
+        monkeypatch.setattr(files, name, limit)
+    asked, feed = [], Wire.table_feeds
+    monkeypatch.setattr(
+        Wire, "table_feeds", lambda self, part: asked.append(len(part)) or feed(self, part)
+    )
     world.put("today.parquet", rows(40))
     world.score()
     found = world.given("today.parquet")
     assert [parse_id(i).counter for i in found["id"]] == list(range(40))
     np.testing.assert_allclose(found["probability"], world.models["1"].predict(rows(40)), atol=1e-7)
     assert sorted(world.logged()["id"]) == sorted(found["id"])
+    assert asked == [7, 7, 7, 7, 7, 5]
 
 
 def test_a_label_finds_its_answer_by_the_id_in_the_file(world: World, tmp_path: Path):

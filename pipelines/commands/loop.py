@@ -36,6 +36,7 @@ def tick(
     from pipelines.commands.serve import running
     from pipelines.project import open_project
     from pipelines.service import access
+    from pipelines.wire.schema import pictures_at_once
 
     p = open_project(task)
 
@@ -48,7 +49,8 @@ def tick(
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(running(task)) if serve else service
         key = access.key_from_environment() if url else None
-        asked = Service(url, key, p.task.serve.max_rows) if url else None
+        most = min(p.task.serve.max_rows, pictures_at_once(p.contract))
+        asked = Service(url, key, most) if url else None
         if asked:
             asked.version()  # a training may come before the first question: better to hear it now
         if batch is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from pipelines.paths import Paths
 from pipelines.records import Record
 from pipelines.served import CHUNK_ROWS, answers, table
 from pipelines.served.hidden import hider
+from pipelines.wire.schema import pictures_at_once
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,19 +57,25 @@ def claim_of(at: Paths, content: bytes, champion: str) -> Claim:
 
 
 def answer(
-    claim: Claim, contract: Contract, rows: pa.Table, feeds: dict[str, np.ndarray], model: Artifact
+    claim: Claim,
+    contract: Contract,
+    rows: pa.Table,
+    feeds: Callable[[pa.Table], dict[str, np.ndarray]],
+    model: Artifact,
 ) -> pa.Table:
     """One answer a row, in their order, with `table.schema(contract)`.
 
-    rows, feeds: of the wire. Raises ArtifactError when an answer is no probability.
+    rows: of the wire, which also makes the graph's inputs of some of them. Raises ArtifactError when
+    an answer is no probability.
     """
     import pyarrow as pa
 
     parts = []
-    for first in range(0, rows.num_rows, CHUNK_ROWS):
-        part = rows.slice(first, CHUNK_ROWS)
+    at_once = min(CHUNK_ROWS, pictures_at_once(contract))
+    for first in range(0, rows.num_rows, at_once):
+        part = rows.slice(first, at_once)
         began = time.perf_counter()
-        probability = model.run({n: v[first : first + CHUNK_ROWS] for n, v in feeds.items()})
+        probability = model.run(feeds(part))
         latency = time.perf_counter() - began
         # Written so that NaN fails it too.
         if not (probability.min() >= 0 and probability.max() <= 1):

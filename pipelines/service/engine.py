@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 """Rows of several requests in one call of the model: more would keep the others waiting for too
-long. One request may have more: it is one call, whatever its size."""
+long, and fewer where their pictures are large. One request may have more: it is one call, whatever
+its size."""
 
 
 class Engine:
@@ -40,6 +41,7 @@ class Engine:
         self.record = Record(task, journal, serve.log)
         self.traffic = Traffic(task, live, serve.challenger)
         self._waiting: list[Asked] = []
+        self._at_once = min(ROWS_AT_ONCE, wire.shape.max_pictures)
 
     def ask(
         self, rows: list[Any], body: bytes, received: float, key: bytes
@@ -81,10 +83,10 @@ class Engine:
                 one.fail(Failed(f"{type(error).__name__}: {error}"))
 
     def _in_parts(self, asked: list[Asked]) -> None:
-        """In calls of at most ROWS_AT_ONCE rows of several requests together."""
+        """In calls of at most `_at_once` rows of several requests together."""
         at = rows = 0
         for upto, one in enumerate(asked):
-            if upto > at and rows + len(one.rows) > ROWS_AT_ONCE:
+            if upto > at and rows + len(one.rows) > self._at_once:
                 self._share_out(asked[at:upto])
                 at, rows = upto, 0
             rows += len(one.rows)

@@ -35,7 +35,6 @@ from pipelines.wire.read import Wire
 from pipelines.wire.schema import Shape
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
@@ -96,13 +95,13 @@ def run(
                     _must_answer(target, path, content)
                     before += 1
                     continue
-                rows, feeds = _read(path, content, contract, again)
+                rows, wire = _read(path, content, contract, again)
             except (SourceError, Quarantined, BatchConflict) as error:
                 refused.append(error)
                 continue
 
             claim = files.claim_of(at, content, champion)
-            made = files.answer(claim, contract, rows, feeds, model_of(claim.version))
+            made = files.answer(claim, contract, rows, wire.table_feeds, model_of(claim.version))
 
             files.record(at, contract, claim, made)
             files.write(target, _for_who_asked(made, contract, path.name, claim.digest))
@@ -135,10 +134,8 @@ def _must_answer(target: Path, path: Path, content: bytes) -> None:
         )
 
 
-def _read(
-    path: Path, content: bytes, contract: Contract, again: str
-) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """The rows, and the graph's inputs of them.
+def _read(path: Path, content: bytes, contract: Contract, again: str) -> tuple[pa.Table, Wire]:
+    """The rows, and what makes the graph's inputs of them.
 
     Raises SourceError, or Quarantined naming rows, columns, values and what is allowed.
     """
@@ -146,10 +143,9 @@ def _read(
 
     try:
         written = handed.read(path.suffix, content, Shape(contract, 1))
-        wire = Wire(contract, max(1, written.num_rows))
+        wire = Wire(contract, max(1, written.num_rows), bounded=False)
         # By the service's own way in, so that the same rows are refused.
-        rows = wire.table(files.stream(written), "arrow")
-        return rows, wire.table_feeds(rows)
+        return wire.table(files.stream(written), "arrow"), wire
     except Refused as refused:
         raise Quarantined(_told(path, refused.problem, again)) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipelines.wire import problem
 from pipelines.wire.problem import Refused
-from pipelines.wire.schema import Shape
+from pipelines.wire.schema import UNFOLDED, Shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +22,6 @@ CONTENT_TYPES: dict[Media, str] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
-UNFOLDED = 256 * 2**20
-"""Most bytes that the compressed parts of a body may become."""
 _NAMES = {"arrow": "an Arrow IPC stream", "parquet": "a Parquet file"}
 
 
@@ -79,10 +77,20 @@ def _parquet(body: bytes, shape: Shape) -> pa.Table:
     _count(footer.num_rows, shape)
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     _unfolds_to(sum(group.total_byte_size for group in groups))
-    # Text as dictionaries: one long text that each row names is then held once.
-    texts = [n for n in schema.names if shape.by_name[n].column.type == "category"]
-    file = parquet.ParquetFile(buffer, metadata=footer, read_dictionary=texts)
-    return file.read(use_threads=False)
+    # As dictionaries: one long text or file that each row names is then held once.
+    once = [n for n in schema.names if shape.by_name[n].column.type in ("category", "image")]
+    file = parquet.ParquetFile(buffer, metadata=footer, read_dictionary=once)
+    table = file.read(use_threads=False)
+    _unfolds_to(sum(_bytes(table.column(f.name)) for f in shape.pictures))
+    return table
+
+
+def _bytes(files: pa.ChunkedArray) -> int:
+    """Of all rows, each with a file of its own: the graph's inputs are made of these."""
+    import pyarrow.compute as compute
+
+    some = [compute.binary_length(c.dictionary).take(c.indices) for c in files.chunks]
+    return sum(compute.sum(lengths).as_py() or 0 for lengths in some)
 
 
 def _columns(schema: pa.Schema, shape: Shape) -> None:
@@ -149,6 +157,7 @@ def _count(rows: int, shape: Shape) -> None:
     if rows > shape.max_rows:
         allowed = f"1 to {shape.max_rows:,} rows"
         raise problem.refused_rows([problem.wrong("rows", rows, allowed)])
+    shape.fit(rows)
 
 
 def _unfolds_to(size: int) -> None:

@@ -27,9 +27,10 @@ class Wire:
     """fields: all that a row may hold: the contract's inputs, then key columns that are none, in
     the order of a Row's attributes. watched: inputs that `out_of_contract` looks at."""
 
-    def __init__(self, contract: Contract, max_rows: int) -> None:
+    def __init__(self, contract: Contract, max_rows: int, bounded: bool = True) -> None:
+        """bounded: as of a Shape."""
         self.contract = contract
-        self.shape = Shape(contract, max_rows)
+        self.shape = Shape(contract, max_rows, bounded)
         self.fields = tuple(self.shape.by_name)
         # The contract works these out anew each time.
         self._time, self._inputs = contract.time, contract.inputs
@@ -41,12 +42,14 @@ class Wire:
     def rows(self, body: bytes) -> list[Row]:
         """1 to max_rows rows of a JSON request. A name given twice counts as given last.
 
-        Raises Refused: unreadable, or invalid-rows with every mistake.
+        Raises Refused: unreadable, too-large, or invalid-rows with every mistake.
         """
         try:
             rows: list[Row] = self.shape.decode(body).rows
         except UNREADABLE:
             raise explain.refusal(self.shape, body) from None
+        if self._images:
+            self.shape.fit(len(rows))
         if not self.shape.consistent(rows):
             raise explain.refusal(self.shape, body)
         return rows

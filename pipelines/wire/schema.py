@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Annotated, Any
@@ -21,9 +22,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from pipelines import images
 from pipelines.contract import Column, Contract
+from pipelines.wire import problem
 from pipelines.wire.field import EXACT, FLOAT32, INT64, Field
 
+UNFOLDED = 256 * 2**20
+"""Most bytes that the compressed parts of a body, or the pixels of its pictures, may become."""
 Row = Any
 """A Struct made by `Shape.row`: attributes f0, f1, ... in the order of `Shape.fields`."""
 
@@ -36,6 +41,17 @@ def fields_of(contract: Contract) -> tuple[Field, ...]:
     keys = [n for n in contract.key if n not in contract.inputs and n != contract.label]
     names = (*contract.inputs, *keys)
     return tuple(_field(contract, name, f"f{i}", names) for i, name in enumerate(names))
+
+
+def pictures_at_once(contract: Contract) -> int:
+    """Rows whose pictures may be unfolded together: as a file, a picture of one colour is nothing."""
+    pixels = 0
+    for name in contract.images:
+        column = contract.columns[name]
+        assert column.size is not None
+        assert column.mode is not None
+        pixels += math.prod(column.size) * images.CHANNELS[column.mode]
+    return max(1, UNFOLDED // pixels) if pixels else sys.maxsize
 
 
 def _field(contract: Contract, name: str, attribute: str, names: tuple[str, ...]) -> Field:
@@ -72,12 +88,15 @@ class Shape:
     """The types of one task's requests.
 
     fields: what a row holds. decode: bytes -> request with `rows`; raises what msgspec raises.
+    max_pictures: most rows of a request for the sake of their pixels; beyond any where there are none.
     """
 
-    def __init__(self, contract: Contract, max_rows: int) -> None:
+    def __init__(self, contract: Contract, max_rows: int, bounded: bool = True) -> None:
+        """bounded: False where the pictures are unfolded some at a time, however many there are."""
         self.fields = fields_of(contract)
         self.by_name = {field.name: field for field in self.fields}
         self.max_rows = max_rows
+        self.max_pictures = pictures_at_once(contract) if bounded else sys.maxsize
         # msgspec compares names as they are written in JSON, so it takes none that need escapes.
         self._plain = not any(c < " " or c in '"\\' for name in self.by_name for c in name)
         self.row = msgspec.defstruct(
@@ -103,6 +122,15 @@ class Shape:
             for f in self.fields
             if f.at_most
         )
+
+    def fit(self, rows: int) -> None:
+        """Before a picture is unfolded. Raises Refused."""
+        if rows > self.max_pictures:
+            raise problem.refused(
+                "too-large",
+                f"The pictures of {rows:,} rows unfold to more than {UNFOLDED:,} bytes. "
+                f"Send them in parts of at most {self.max_pictures:,} rows.",
+            )
 
     @staticmethod
     def _member(field: Field) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from pipelines.service.pages.openapi_words import (
 )
 from pipelines.wire.bulk import CONTENT_TYPES
 from pipelines.wire.json_schema import row_schema
+from pipelines.wire.schema import pictures_at_once
 
 JSON = "application/json"
 MOST_LABELS = 100_000
@@ -36,6 +37,7 @@ def document(
     contract: Contract, about: About | None, example_row: Mapping[str, Any] | None, serve: Serve
 ) -> dict[str, Any]:
     """about, example_row: of the model that answers now; None before there is one."""
+    most = min(serve.max_rows, pictures_at_once(contract))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -45,7 +47,7 @@ def document(
         },
         "security": [{"bearer": []}, {"key": []}, {}],
         "paths": {
-            "/predict": {"post": _predict(contract, example_row, serve)},
+            "/predict": {"post": _predict(contract, example_row, most, serve.max_mb)},
             "/labels": {"post": _labels(contract)},
             "/model": {"get": _model()},
             "/livez": {"get": _health("live", "The process runs")},
@@ -53,7 +55,7 @@ def document(
             "/metrics": {"get": _metrics()},
         },
         "components": {
-            "schemas": schemas(contract, serve.max_rows),
+            "schemas": schemas(contract, most),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -147,7 +149,9 @@ def schemas(contract: Contract, max_rows: int) -> dict[str, Any]:
     }
 
 
-def _predict(contract: Contract, example: Mapping[str, Any] | None, serve: Serve) -> dict[str, Any]:
+def _predict(
+    contract: Contract, example: Mapping[str, Any] | None, max_rows: int, max_mb: float
+) -> dict[str, Any]:
     request: dict[str, Any] = {"schema": ref("Request")}
     if example is not None:
         request["example"] = {"rows": [dict(example)]}
@@ -158,7 +162,7 @@ def _predict(contract: Contract, example: Mapping[str, Any] | None, serve: Serve
     return {
         "operationId": "predict",
         "summary": f"Predict {contract.label} for one row or many",
-        "description": f"At most {serve.max_rows:,} rows and {serve.max_mb:g} MB. Tables (an Arrow "
+        "description": f"At most {max_rows:,} rows and {max_mb:g} MB. Tables (an Arrow "
         "stream or a Parquet file) have the fields as columns, times as timestamps without a zone, "
         "and are answered with an Arrow stream: id, probability, prediction, version. The same "
         "`x-route-key` always goes to the same model while two answer.",

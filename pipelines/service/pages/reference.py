@@ -38,7 +38,7 @@ def docs_html(project: Project, worker: Worker, address: str) -> str:
         labels=labels(address, project.contract),
         answer=answer(project.contract, worker),
         problems=[(kind, *KINDS[kind]) for kind in KINDS],
-        max_rows=serve.max_rows,
+        max_rows=min(serve.max_rows, worker.wire.shape.max_pictures),
         max_mb=serve.max_mb,
         media={"json": JSON, "arrow": ARROW, "parquet": PARQUET},
         key=KEY if needs_key() else "",
