@@ -37,7 +37,8 @@ class Challenger(Settings):
     share: float = Field(default=0.05, gt=0, le=1)
     """Share of requests, chosen by their key: the same key always goes the same way."""
     max_errors: PositiveInt = 3
-    """Failed predictions of one challenger version that send all traffic back to the champion."""
+    """Failed predictions of one challenger version, of rows that the champion answers, that send all
+    traffic back to it."""
     latency_ms: PositiveFloat = 50.0
     """And likewise when the median time of its last 100 predictions is above this."""
 

@@ -16,6 +16,8 @@ from pipelines.serve_params import Challenger, Log, Serve
 from pipelines.service import engine as engines
 from pipelines.service.asked import Answered, Failed, Unavailable
 from pipelines.service.engine import Engine
+from pipelines.wire import problem
+from pipelines.wire.problem import Refused
 
 
 class Graph:
@@ -83,11 +85,14 @@ class World:
         )
         self.journal, self.meters = Memory(), Meters()
         wire = SimpleNamespace(feeds=lambda rows: {"x": np.array(rows, np.float32)})
+        wire.beyond = lambda feeds, probability: self.beyond
         wire.shape = SimpleNamespace(max_pictures=max_pictures)
         wire.table_feeds = lambda table: {"x": np.array(table, np.float32)}
         made: Any = (wire, self.live, self.journal, self.meters)
         self.engine = Engine("shop", *made, Serve(**serve))
         self.tripped: list[str] = []
+        self.beyond: Refused | None = None
+        """What the wire says of rows whose answer is no probability."""
 
     def _trip(self, model: Any, reason: str) -> None:
         self.tripped.append(reason)
@@ -191,6 +196,36 @@ def test_what_is_no_probability_is_never_answered(shift: float) -> None:
     assert world.journal.added == []
 
 
+def test_rows_beyond_what_the_model_can_compute_with_are_the_askers_to_mend() -> None:
+    """Alone: whoever came with them is answered as ever."""
+    world = World()
+    world.live.champion = model("4", float("inf"))
+    world.beyond = problem.refused("unanswerable-rows", "rows[0].x is 3e+38")
+    (got,) = world.ask([0.25])
+    assert isinstance(got, Refused)
+    assert got.problem is world.beyond.problem
+    assert world.journal.added == []
+    with pytest.raises(Refused):
+        bulk(world, [0.25])
+
+    world.live.champion = picky("4")
+    got = world.ask([0.25], [0.875], [0.75])
+    assert [got[0].probability, got[2].probability] == [[0.25], [0.75]]
+    assert isinstance(got[1], Refused)
+
+
+def picky(version: str) -> Any:
+    """Gives no number to a row of 0.875."""
+
+    class Picky(Graph):
+        def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+            return np.where(feeds["x"] == 0.875, np.float32("nan"), super().run(feeds))
+
+    made = model(version)
+    made.artifact = Picky()
+    return made
+
+
 def test_without_a_champion_the_answer_says_what_mends_it() -> None:
     world = World()
     world.live.champion = None
@@ -273,6 +308,23 @@ def test_what_the_canary_cannot_answer_the_champion_answers() -> None:
         assert (got.version, got.route) == ("4", "champion")
     assert world.tripped == ["2 failed predictions (2 are too many)"]
     assert world.meters.failures == ["5", "5"]
+
+
+def test_rows_that_the_champion_cannot_answer_either_are_no_fault_of_the_canarys() -> None:
+    world = challenged("canary", max_errors=1)
+    world.live.champion, world.live.challenger = picky("4"), picky("5")
+    for _ in range(3):
+        (got,) = world.ask([0.875])
+        assert isinstance(got, Failed)
+        with pytest.raises(Failed):
+            bulk(world, [0.875])
+        got = world.ask([0.25], [0.875])
+        assert (got[0].version, got[0].probability) == ("5", [0.25])
+    assert world.tripped == []
+    world.live.champion = model("4")
+    got = world.ask([0.25], [0.875])
+    assert [(g.version, g.probability) for g in got] == [("5", [0.25]), ("4", [0.875])]
+    assert world.tripped == ["1 failed predictions (1 are too many)"]
 
 
 def test_a_shadow_is_logged_beside_and_never_answered() -> None:
@@ -367,5 +419,8 @@ def test_whatever_breaks_nobody_is_left_waiting(breaks: str) -> None:
             return await asyncio.gather(*asking, return_exceptions=True)
 
     got = asyncio.run(asked())
+    if breaks == "trip":  # the champion had answered by then
+        assert [one.probability for one in got] == [[0.25]] * 3
+        return
     assert [type(one) for one in got] == [Failed] * 3
     assert "FileNotFoundError: gone" in str(got[0])

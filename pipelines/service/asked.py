@@ -1,4 +1,4 @@
-"""One request on its way to its answer, its answers, and the two ways in which it gets none."""
+"""One request on its way to its answer, its answers, and the three ways in which it gets none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.journal import JournalFull
+from pipelines.wire.problem import Refused
 
 
 class Unavailable(Exception):
@@ -22,6 +23,10 @@ class Unavailable(Exception):
 
 class Failed(Exception):
     """The model raised, or answered with something that is no probability."""
+
+
+class Unanswerable(Failed, Refused):
+    """It did for the sake of a row that no model can compute with: the asker mends it."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.journal import Journal, JournalFull
 from pipelines.serve_params import Serve
-from pipelines.service.asked import Answered, Asked, Failed, Unavailable, unlogged
+from pipelines.service.asked import Answered, Asked, Failed, Unanswerable, Unavailable, unlogged
 from pipelines.service.live import Live
 from pipelines.service.meters import Meters
 from pipelines.service.record import Record
@@ -60,12 +60,16 @@ class Engine:
         """The same for one bulk request, at once."""
         feeds = self.wire.table_feeds(table)
         canary, now = self.traffic.canary, time.time()
+        failed: Model | None = None
         if canary is not None and self.traffic.chosen(key):
             try:
                 return self._bulk(canary, "canary", feeds, media, body, received, now)
-            except Failed as failed:
-                log.warning("canary failed, the champion answers", extra={"error": str(failed)})
+            except Failed as error:
+                log.warning("canary failed, the champion answers", extra={"error": str(error)})
+                failed = canary
         answered = self._bulk(self._champion(), "champion", feeds, media, body, received, now)
+        if failed is not None:
+            self.traffic.weigh(failed, failed=True)
         shadow = self.traffic.shadow
         if shadow is not None and self.traffic.chosen(key):
             given = [(answered, media, body)]
@@ -95,36 +99,39 @@ class Engine:
     def _share_out(self, asked: list[Asked]) -> None:
         now = time.time()
         canary = self.traffic.canary
+        failed: list[Asked] = []
         if canary is not None:
             chosen: list[Asked] = []
             rest: list[Asked] = []
             for one in asked:
                 (chosen if self.traffic.chosen(one.key) else rest).append(one)
             # What the canary could not answer, the champion answers.
-            asked = rest + (self._answer(canary, "canary", chosen, now) if chosen else [])
+            failed = self._answer(canary, "canary", chosen, now) if chosen else []
+            asked = rest + failed
         if not asked:
             return
         try:
-            self._answer(self._champion(), "champion", asked, now)
+            left = self._answer(self._champion(), "champion", asked, now)
         except Unavailable as nobody:
             for one in asked:
                 one.fail(nobody)
+            return
+        # Rows that the champion cannot answer either are no fault of the canary's.
+        if canary is not None and {*map(id, failed)} - {*map(id, left)}:
+            self.traffic.weigh(canary, failed=True)
 
     def _answer(self, model: Model, route: str, asked: list[Asked], now: float) -> list[Asked]:
-        """Answer all of `asked` together; returns what a canary could not answer."""
+        """Answer all of `asked` together; returns what the model could not answer."""
         rows = asked[0].rows if len(asked) == 1 else [row for one in asked for row in one.rows]
         try:
             feeds = self.wire.feeds(rows)
             probability = self._run(model, feeds)
         except Failed as failed:
-            if route == "canary":
-                return asked
-            if len(asked) == 1:
+            if len(asked) > 1:  # One request must not fail the others that came with it.
+                return [left for one in asked for left in self._answer(model, route, [one], now)]
+            if route == "champion":
                 asked[0].fail(failed)
-            else:  # One request must not fail the others that came with it.
-                for one in asked:
-                    self._answer(model, route, [one], now)
-            return []
+            return asked
         done = time.perf_counter()
         took = [done - one.received for one in asked]
         answers = self.record.answers(
@@ -170,7 +177,7 @@ class Engine:
         return answered
 
     def _run(self, model: Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """(N,) or (N, K) float32 in 0..1; raises Failed. A challenger's time and failures are weighed."""
+        """(N,) or (N, K) float32 in 0..1; raises Failed. A challenger's time is weighed."""
         began = time.perf_counter()
         try:
             probability = model.artifact.run(feeds)
@@ -179,11 +186,13 @@ class Engine:
                 np.minimum.reduce(probability, axis=None) >= 0
                 and np.maximum.reduce(probability, axis=None) <= 1
             ):
+                if beyond := self.wire.beyond(feeds, probability):
+                    raise Unanswerable(beyond.problem)
                 raise Failed("its answer is no probability")
         except Exception as error:
             self.meters.failed(model.version)
-            if model is not self.live.champion:
-                self.traffic.weigh(model, failed=True)
+            if isinstance(error, Unanswerable):
+                raise
             raise Failed(f"version {model.version}: {type(error).__name__}: {error}") from error
         if model is not self.live.champion:
             took = time.perf_counter() - began
@@ -214,7 +223,8 @@ class Engine:
         began = time.perf_counter()
         try:
             probability = self._run(model, feeds)
-        except Failed:  # counted and weighed in _run; nobody waits for this answer
+        except Failed:  # nobody waits for this answer; the champion has answered these rows
+            self.traffic.weigh(model, failed=True)
             return
         at, seconds = 0, time.perf_counter() - began
         for champion, media, body in given:

@@ -16,8 +16,8 @@ TEXT = 80
 
 Kind = Literal[
     "unreadable", "unauthorized", "not-found", "wrong-method", "too-slow", "too-large",
-    "wrong-media-type", "invalid-rows", "invalid-labels", "too-many-requests", "no-model",
-    "log-full", "labels-not-taken", "internal",
+    "wrong-media-type", "invalid-rows", "unanswerable-rows", "invalid-labels", "too-many-requests",
+    "no-model", "log-full", "labels-not-taken", "internal",
 ]  # fmt: skip
 
 KINDS: dict[Kind, tuple[int, str]] = {
@@ -29,6 +29,7 @@ KINDS: dict[Kind, tuple[int, str]] = {
     "too-large": (413, "The body is too large"),
     "wrong-media-type": (415, "The content type is not one that this address takes"),
     "invalid-rows": (422, "The rows are not as the contract allows"),
+    "unanswerable-rows": (422, "The model has no answer to the rows: a value is too large for it"),
     "invalid-labels": (422, "The labels are not as they must be"),
     "too-many-requests": (429, "Too many requests at the same time"),
     "no-model": (503, "No model is loaded yet"),
@@ -102,13 +103,13 @@ def refused(kind: Kind, detail: str) -> Refused:
     return Refused(Problem(kind, detail))
 
 
-def refused_rows(mistakes: list[Mistake], more: int = 0) -> Refused:
+def refused_rows(mistakes: list[Mistake], more: int = 0, kind: Kind = "invalid-rows") -> Refused:
     """mistakes: at least one; those beyond MOST are only counted. more: counted, not told."""
     total = len(mistakes) + more
     count = "one mistake" if total == 1 else f"{total:,} mistakes, the first"
     detail = f"{count}: {mistakes[0].message}"
     return Refused(
-        Problem("invalid-rows", detail, tuple(mistakes[:MOST]), total - MOST if total > MOST else 0)
+        Problem(kind, detail, tuple(mistakes[:MOST]), total - MOST if total > MOST else 0)
     )
 
 

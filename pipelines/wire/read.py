@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.structs import astuple
 
 from pipelines.contract import Contract
-from pipelines.wire import bulk, columns, explain, outside
+from pipelines.wire import beyond, bulk, columns, explain, outside
 from pipelines.wire.bulk import Media
 from pipelines.wire.problem import Refused
 from pipelines.wire.schema import Row, Shape
@@ -93,6 +93,11 @@ class Wire:
         """Column -> rows outside limits that the contract lets a share of rows, or warned rows,
         break; only columns with such rows. Of the inputs: keys that are none are not looked at."""
         return outside.counts(self._outside, feeds)
+
+    def beyond(self, feeds: dict[str, np.ndarray], probability: np.ndarray) -> Refused | None:
+        """What of the rows the model cannot compute with; None where an answer that is no probability
+        is its own fault. probability: (N,), or (N, K) of each class."""
+        return beyond.refusal(self._numbers, feeds, probability)
 
     def example(self, artifact_examples: pd.DataFrame) -> dict[str, Any]:
         """The first of the artifact's example rows that this wire takes, as a JSON row.
