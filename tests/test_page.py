@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,7 @@ from pipelines.contract import Contract
 from pipelines.project import Project, open_project
 from pipelines.serve_params import Challenger
 from pipelines.service.label_body import labels_decoder
-from pipelines.service.pages import form, page, reference
+from pipelines.service.pages import form, openapi, page, reference
 from pipelines.service.state import Model
 from pipelines.wire.read import Wire
 from tests.conftest import REPOSITORY
@@ -264,6 +265,39 @@ def test_the_example_is_a_row_that_the_service_takes(model: Model) -> None:
     assert row is not None
     assert set(row) == set(worker.wire.fields)
     worker.wire.rows(json.dumps({"rows": [row]}).encode())
+
+
+def test_no_persons_value_is_shown_and_the_example_works_as_pasted(
+    project: Project, tmp_path: Path
+) -> None:
+    """Of the key it is left out, since it may be."""
+    columns = {
+        name: column.model_copy(update={"personal": name in ("pump", "site", "heat")})
+        for name, column in PUMPS.columns.items()
+    }
+    described = PUMPS.model_copy(update={"columns": columns})
+    made = pump_model(tmp_path / "made" / "model", described=described)
+    real = pd.read_parquet(made.folder / "examples.parquet")
+    heat = set(real["heat"].astype(str))
+    worker = FakeWorker(described, Model("4", made, 1.0, "better", 0.5, 1.0))
+    row = page.example(worker)
+    assert row is not None
+    assert set(row) == set(worker.wire.fields) - {"pump"}
+    assert (row["site"], row["heat"]) == ("made up", 0.0)
+    assert row["noise"] == real["noise"][0]
+    worker.wire.rows(json.dumps({"rows": [row]}).encode())
+    about, serve = made.about, project.task.serve
+    shown = [
+        *both(replace(project, contract=described), worker),
+        json.dumps(openapi.document(described, about, row, serve)),
+    ]
+    for text in shown:
+        assert not re.search(r"\b(north|south|west)\b", text)
+        assert not [value for value in heat if value in text]
+        assert "made up" in text
+    assert "what is personal in it is made up" in Elements(shown[0]).text
+    plain = FakeWorker(PUMPS, Model("4", made, 1.0, "better", 0.5, 1.0))
+    assert "is made up" not in page.html(project, plain)
 
 
 def test_who_changes_the_example_changes_his_own(model: Model) -> None:

@@ -15,12 +15,15 @@ from pipelines.contract import Contract
 from pipelines.graph import raw_inputs
 from pipelines.served import bodies, hidden
 from pipelines.served.bodies import Asked
-from pipelines.wire import explain
+from pipelines.wire import explain, made_up
 from pipelines.wire.problem import Refused
 from pipelines.wire.read import Wire
 from tests import wire_world as world
 
-FLIGHTS = contracts.load(Path(__file__).parent.parent / "contracts" / "flights.yaml")
+FLIGHTS, DIGITS = (
+    contracts.load(Path(__file__).parent.parent / "contracts" / f"{name}.yaml")
+    for name in ("flights", "digits")
+)
 drawing = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 many = settings(suppress_health_check=drawing, max_examples=200)
 few = settings(suppress_health_check=drawing, max_examples=60)
@@ -107,6 +110,29 @@ def test_the_inputs_are_those_that_the_artifact_makes_of_the_same_rows(made):
     asked = wire.rows(world.as_json(rows))
     frame = world.as_frame(contract, rows)
     assert_same(wire.feeds(asked), raw_inputs(frame, contract, contract.inputs))
+
+
+@st.composite
+def of_persons(draw: st.DrawFn) -> tuple[Contract, list[dict[str, Any]]]:
+    contract, rows = draw(right())
+    columns = {
+        name: column.model_copy(update={"personal": True, "at_most": None})
+        for name, column in contract.columns.items()
+    }
+    return contract.model_copy(update={"columns": columns}), rows
+
+
+@many
+@given(of_persons())
+def test_an_example_of_nobodys_values_is_taken_under_any_contract(made):
+    contract, rows = made
+    example = Wire(contract, 10).example(world.as_frame(contract, rows))
+    assert set(example) == set(contract.inputs)
+
+
+def test_nobodys_picture_is_one_of_the_right_size():
+    for field in Wire(DIGITS, 1).shape.fields:
+        assert field.allows(made_up.value(field)), field.name
 
 
 def assert_same(feeds: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:

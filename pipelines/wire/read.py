@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.structs import astuple
 
 from pipelines.contract import Contract
-from pipelines.wire import beyond, bulk, columns, explain, outside
+from pipelines.wire import beyond, bulk, columns, explain, made_up, outside
 from pipelines.wire.bulk import Media
 from pipelines.wire.problem import Refused
 from pipelines.wire.schema import Row, Shape
@@ -102,12 +102,16 @@ class Wire:
     def example(self, artifact_examples: pd.DataFrame) -> dict[str, Any]:
         """The first of the artifact's example rows that this wire takes, as a JSON row.
 
+        It tells nothing of a person: personal fields that may be left out are, the others are made up.
         Raises Refused naming what is wrong with the first one, where none is taken.
         """
         refusal: Refused | None = None
-        given = [name for name in self.fields if name in artifact_examples.columns]
-        for _, row in artifact_examples[given].astype(object).iterrows():
-            asked = {name: _jsonable(row[name]) for name in given}
+        there = [field for field in self.shape.fields if field.name in artifact_examples.columns]
+        real = [field.name for field in there if not field.column.personal]
+        rest = {f.name: made_up.value(f) for f in there if f.column.personal and f.required}
+        for _, row in artifact_examples[real].astype(object).iterrows():
+            told = {name: _jsonable(row[name]) for name in real} | rest
+            asked = {name: told[name] for name in self.fields if name in told}
             try:
                 self.rows(msgspec.json.encode({"rows": [asked]}))
             except Refused as error:

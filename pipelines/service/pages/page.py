@@ -51,6 +51,7 @@ def html(project: Project, worker: Worker) -> str:
         label=label,
         question=f"{_question(project.contract)} {said}".strip(),
         filled=row is not None,
+        made_up=row is not None and any(project.contract.columns[name].personal for name in row),
         fields=form.inputs(worker.wire.shape.fields, row),
         notices=notices(worker.live.state(), worker.live.waiting_for, time.time()),
         facts=facts(project, model, worker.live.challenger) if model else (),
@@ -59,7 +60,8 @@ def html(project: Project, worker: Worker) -> str:
 
 
 def example(worker: Worker) -> dict[str, Any] | None:
-    """A real row that the live model was tested on, as a request has it; None without one."""
+    """A real row that the live model was tested on, as a request has it, but for what is personal in
+    it; None without one."""
     model = worker.live.champion
     if model is None:
         return None
