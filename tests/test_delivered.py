@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -190,24 +190,47 @@ def test_what_the_last_bento_wanted_must_go_or_the_next_does_not_start(
     assert (root / delivered.FACTS).read_bytes() == (src / delivered.FACTS).read_bytes()
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2])
-def test_killed_while_it_takes_over_it_is_done_again(
-    src: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-):
-    root = tmp_path / "state"
-    delivered.settle(src, root, "pumps").close()
+def dying_after(writes: int) -> Callable[[Path, str], None]:
     left = [True] * writes
 
     def write(path: Path, text: str) -> None:
         if not left:
             raise KeyboardInterrupt
         left.pop()
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    return write
+
+
+def as_made_by(root: Path, bento: Path) -> None:
+    for name in (delivered.FACTS, "params.yaml", "contracts/pumps.yaml"):
+        assert (root / name).read_bytes() == (bento / name).read_bytes()
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_killed_at_its_first_start_the_next_one_serves(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+):
+    """Also a replica that comes while the first one writes sees no project in what is half done."""
+    now = {"PERENNIAL_STATE": str(tmp_path / "state")}
     with monkeypatch.context() as killed:
-        killed.setattr(delivered.store, "write_text", write)
+        killed.setattr(delivered.store, "write_text", dying_after(writes))
+        with pytest.raises(KeyboardInterrupt):
+            delivered.environment(src, now)
+    assert delivered.environment(src, now)["PERENNIAL_ROOT"] == str(tmp_path / "state")
+    as_made_by(tmp_path / "state", src)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_killed_while_it_takes_over_it_is_done_again(
+    src: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+):
+    root = tmp_path / "state"
+    delivered.settle(src, root, "pumps").close()
+    with monkeypatch.context() as killed:
+        killed.setattr(delivered.store, "write_text", dying_after(writes))
         with pytest.raises(KeyboardInterrupt):
             delivered.settle(other, root, "pumps")
     with delivered.settle(other, root, "pumps"):
-        for name in (delivered.FACTS, "params.yaml", "contracts/pumps.yaml"):
-            assert (root / name).read_bytes() == (other / name).read_bytes()
+        as_made_by(root, other)

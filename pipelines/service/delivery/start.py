@@ -20,6 +20,8 @@ from pipelines.lock import task_lock
 from pipelines.paths import PARAMS, Paths
 
 FACTS = "delivered.json"
+IN_USE = "delivered.in-use"
+"""The first file that a bento makes in its folder: where it is, the rest is a bento's too."""
 MODEL = "model"
 STATE = "PERENNIAL_STATE"
 
@@ -69,14 +71,20 @@ def _root(src: Path, task: str, now: Mapping[str, str]) -> Path:
         return src
     home = Path(now.get("BENTOML_HOME") or "~/bentoml").expanduser()
     root = Path(now.get(STATE) or home / "perennial" / task).resolve()
-    if (root / PARAMS).exists() and not (root / FACTS).exists():
+    _must_be_no_project(root)
+    if Held.in_use is None:
+        Held.in_use = settle(src, root, task)
+    return root
+
+
+def _must_be_no_project(root: Path) -> None:
+    """Before anything is written, the lock's file too. Settings without IN_USE are no bento's: not of
+    one that was killed as it began, nor of a replica that begins at this moment."""
+    if (root / PARAMS).exists() and not ((root / IN_USE).exists() or (root / FACTS).exists()):
         raise ParamsError(
             f"{STATE} names {root}, which is a project, and the bento would write over its "
             f"{PARAMS}. Name a folder of its own with: export {STATE}=<folder>"
         )
-    if Held.in_use is None:
-        Held.in_use = settle(src, root, task)
-    return root
 
 
 def settle(src: Path, root: Path, task: str) -> TextIO:
@@ -86,7 +94,7 @@ def settle(src: Path, root: Path, task: str) -> TextIO:
     """
     lock = Paths(root, task).lock.with_name("delivered.lock")
     with task_lock(lock, f"start of {task}", wait=True):
-        in_use = (root / "delivered.in-use").open("a")
+        in_use = (root / IN_USE).open("a")
         try:
             if not _same(src / FACTS, root / FACTS):
                 fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
