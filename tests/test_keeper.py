@@ -84,6 +84,23 @@ def test_a_challenger_that_was_found_to_be_worse_answers_nobody(
     assert looks(shadow).challenger is not None
 
 
+def test_a_challenger_that_the_gate_has_not_judged_yet_answers_nobody_and_then_at_once(
+    registry: FakeRegistry, tmp_path: Path, clock: Clock
+):
+    """The gate registers it before it compares, and the alias comes with that."""
+    registry.set_tags("2", {"verdict": aliases.PENDING})
+    registry.name("1", "2")
+    canary, shadow = (
+        made(tmp_path / route, registry, clock, route=route) for route in ("canary", "shadow")
+    )
+    assert looks(canary).challenger is None
+    beside_it = looks(shadow).challenger
+    assert beside_it is not None
+    assert beside_it.why == "the gate has not judged it yet"
+    registry.set_tags("2", {"verdict": "promote"})
+    assert looks(canary).challenger is not None, "without a wait"
+
+
 # What is published ------------------------------------------------------------------------------
 
 
@@ -103,6 +120,7 @@ def test_the_champion_is_published_with_its_folder_its_digest_and_since_when(
     ("tags", "why"),
     [
         ({}, "alias moved by hand"),
+        ({"verdict": aliases.PENDING}, "alias moved by hand"),
         ({"promoted": "verdict: better"}, "verdict: better"),
         (
             {"verdict": "hold", "verdict_reason": "worse"},

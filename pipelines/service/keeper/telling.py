@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pipelines.adapters.registry import CHALLENGER, CHAMPION
+from pipelines.service.keeper.aliases import PENDING
 from pipelines.service.wanted import Wanted
 
 
@@ -13,6 +14,8 @@ def why(slot: str, tags: dict[str, str]) -> str:
     verdict, reason = tags.get("verdict", ""), tags.get("verdict_reason", "")
     if slot == CHAMPION and tags.get("promoted") and tags.get("rolled_back") != "true":
         return tags["promoted"]
+    if verdict == PENDING:
+        return "alias moved by hand" if slot == CHAMPION else "the gate has not judged it yet"
     if slot == CHALLENGER:
         return f"the gate said {verdict}: {reason}" if verdict else "alias set by hand"
     judged = f"; the gate had said {verdict}: {reason}" if verdict else ""
