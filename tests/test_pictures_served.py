@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,8 @@ from pipelines.errors import SourceError
 from pipelines.journal import Journal
 from pipelines.paths import Paths
 from pipelines.serve_params import Log, Serve
-from pipelines.served import answers, bodies, labels
+from pipelines.served import answers, bodies, day_files, labels
+from pipelines.served import table as stored_as
 from pipelines.service.answers import arrow_answer, json_answer
 from pipelines.service.asked import Answered
 from pipelines.service.label_body import labels_decoder, wrong_labels
@@ -262,6 +264,36 @@ def test_the_log_keeps_the_file_the_probabilities_and_the_class(tmp_path: Path):
         assert found["image"].tolist() == files * 2
         assert (found["row"] != "").all()
         assert found[bodies.stored("id")].tolist() == [r["id"] for r in rows()] * 2
+
+
+@pytest.mark.parametrize(
+    ("group", "alike", "most"),
+    [(40, True, 4e6), (40, False, 4e6), (400, True, 12e6), (400, False, 20e6)],
+)
+def test_the_folding_of_a_day_of_large_pictures_holds_few_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, alike: bool, most: float
+):
+    """Two files of 8 MB. Of one large group, a page and what it unfolds to are there at once."""
+    monkeypatch.setattr(day_files, "GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(day_files, "BATCH_BYTES", 100_000)
+    kind = stored_as.schema(DIGITS)
+    names = [[f"{part}-{i}" for i in range(400)] for part in "ab"]
+    draw = np.random.default_rng(0)
+    for part in names:
+        files_ = [draw.bytes(20_000)] * 400 if alike else [draw.bytes(20_000) for _ in part]
+        filled = {"id": pa.array(part), "image": pa.array(files_, pa.binary())}
+        columns = [filled.get(f.name, pa.nulls(400, f.type)) for f in kind]
+        with day_files.writing(tmp_path / f"{part[0]}.parquet", kind) as file:
+            file.write_table(pa.Table.from_arrays(columns, schema=kind), row_group_size=group)
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        day_files.fold(tmp_path, over=True)
+    finally:
+        pa.set_memory_pool(before)
+    assert 0 < pool.max_memory() < most
+    (folded,) = tmp_path.iterdir()
+    assert parquet.read_table(folded)["id"].to_pylist() == [*names[0], *names[1]]
 
 
 def test_labels_are_told_by_their_class(tmp_path: Path):

@@ -38,7 +38,7 @@ from pipelines.errors import (
 from pipelines.journal.frames import parse_id
 from pipelines.lock import task_lock
 from pipelines.paths import Paths
-from pipelines.served import answers, files, labels
+from pipelines.served import answers, day_files, files, labels
 from pipelines.served.answers import Wanted
 from pipelines.slices import row_keys
 from pipelines.sources import rows as handed
@@ -243,7 +243,7 @@ def test_answers_that_were_folded_since_are_still_known(world: World, monkeypatc
     for seed in range(3):
         world.put(f"{seed}.csv", rows(seed=seed))
     world.score()
-    monkeypatch.setattr(served, "MANY", 2)
+    monkeypatch.setattr(day_files, "MANY", 2)
     served.compact(world.at, PUMPS)
     assert len(list(world.at.served.glob("answers/*/*.parquet"))) == 1
     given = world.given("1.parquet")

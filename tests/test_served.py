@@ -28,7 +28,7 @@ from pipelines.errors import PipelineError
 from pipelines.graph import raw_inputs
 from pipelines.journal import Asked
 from pipelines.paths import Paths
-from pipelines.served import answers, bodies, hidden, table
+from pipelines.served import answers, bodies, day_files, hidden, table
 from pipelines.served.answers import Wanted
 from pipelines.slices import row_keys
 from pipelines.stages import score
@@ -54,7 +54,7 @@ def ids(at: Paths, wanted: Wanted = EVERYTHING) -> list[str]:
 
 
 def files(at: Paths) -> list[Path]:
-    return [path for folder in served.days(at) for path in served.parts(folder)]
+    return [path for folder in served.days(at) for path in day_files.parts(folder)]
 
 
 def plain(at: Paths) -> pd.DataFrame:
@@ -418,13 +418,13 @@ def test_days_that_are_over_become_one_file_each_and_today_stays_as_it_is(at, tm
         today += worker.answer(pumps(5), at=now)
         worker.journal.close()
     served.compact(at, PUMPS)
-    assert [len(served.parts(folder)) for folder in served.days(at)] == [1, 1, 3]
+    assert [len(day_files.parts(folder)) for folder in served.days(at)] == [1, 1, 3]
     assert sorted(ids(at)) == sorted(plain(at)["id"]) == sorted(given + today)
     late = Worker(tmp_path)
     given += late.answer(pumps(2), at=NOON)
     late.journal.close()
     served.compact(at, PUMPS)
-    assert [len(served.parts(folder)) for folder in served.days(at)] == [1, 1, 3]
+    assert [len(day_files.parts(folder)) for folder in served.days(at)] == [1, 1, 3]
     assert sorted(ids(at)) == sorted(plain(at)["id"]) == sorted(given + today)
     before = [path.stat().st_mtime_ns for path in files(at)]
     served.compact(at, PUMPS)
@@ -442,12 +442,12 @@ def test_a_day_that_cannot_be_folded_keeps_no_other_waiting_and_is_counted(at, t
         for bad in files(at)[:1]:
             bad.write_bytes(b"no Parquet at all")
     assert (done.journals, done.failed) == (1, 1)
-    assert [len(served.parts(folder)) for folder in served.days(at)] == [2, 1, 1]
+    assert [len(day_files.parts(folder)) for folder in served.days(at)] == [2, 1, 1]
     assert str(served.days(at)[0]) in caplog.text
 
 
 def test_many_small_files_of_today_become_one_and_a_large_one_is_left(at, worker, monkeypatch):
-    monkeypatch.setattr(served, "MANY", 4)
+    monkeypatch.setattr(day_files, "MANY", 4)
     given = []
     for i in range(9):
         given += worker.answer(pumps(5), at=time.time())
@@ -455,8 +455,8 @@ def test_many_small_files_of_today_become_one_and_a_large_one_is_left(at, worker
         served.compact(at, PUMPS)
         assert len(files(at)) <= 4
         if i == 4:
-            monkeypatch.setattr(served, "SMALL_BYTES", max(p.stat().st_size for p in files(at)))
-            large = [p for p in files(at) if p.stat().st_size >= served.SMALL_BYTES]
+            monkeypatch.setattr(day_files, "SMALL_BYTES", max(p.stat().st_size for p in files(at)))
+            large = [p for p in files(at) if p.stat().st_size >= day_files.SMALL_BYTES]
     assert sorted(ids(at)) == sorted(plain(at)["id"]) == sorted(given)
     assert all(path.exists() for path in large)
     assert answers.known(at, PUMPS, given) == set(given)
@@ -678,7 +678,7 @@ def test_a_file_folded_away_under_the_reader_is_looked_for_again(at, tmp_path, m
     def first_gone(path: Path, *rest: Any) -> Any:
         if not moved:
             moved.append(path)
-            served._fold(path.parent, served.parts(path.parent), fewest=2)
+            day_files._fold(path.parent, day_files.parts(path.parent), fewest=2)
         return read(path, *rest)
 
     monkeypatch.setattr(answers, "_file", first_gone)
@@ -697,9 +697,9 @@ def test_however_slowly_folded_files_go_every_reader_finds_every_answer_once(
         worker.journal.close()
     served.compact(at, PUMPS)
     (day,) = served.days(at)
-    going = served.parts(day)
-    monkeypatch.setattr(served, "_clear", lambda *_: None)
-    served._fold(day, going, fewest=2)
+    going = day_files.parts(day)
+    monkeypatch.setattr(day_files, "_clear", lambda *_: None)
+    day_files._fold(day, going, fewest=2)
     read, rows_in = answers._file, store.rows_in
 
     def meets(reading: Any) -> Any:
@@ -724,7 +724,7 @@ def write_answers(path: Path, rows: int, groups: int) -> list[str]:
     schema = table.schema(PUMPS)
     path.parent.mkdir(parents=True, exist_ok=True)
     named = [f"pumps-4-20240304-{9:08x}-{i:x}" for i in range(rows * groups)]
-    with parquet.ParquetWriter(path, schema.with_metadata({served.PARTS: b"[]"})) as writer:
+    with parquet.ParquetWriter(path, schema.with_metadata({day_files.PARTS: b"[]"})) as writer:
         for first in range(0, rows * groups, rows):
             filled = {
                 "id": pa.array(named[first : first + rows]),
@@ -737,7 +737,7 @@ def write_answers(path: Path, rows: int, groups: int) -> list[str]:
 
 def test_a_look_for_some_ids_holds_no_more_of_a_folded_day_than_a_row_group(at):
     """Seen in a soak: workers that took labels grew by 150 MB each, once their day was folded."""
-    path = at.served_day("2024-03-04") / f"{served.FOLDED}00000000.parquet"
+    path = at.served_day("2024-03-04") / f"{day_files.FOLDED}00000000.parquet"
     named = write_answers(path, rows=2000, groups=160)
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
@@ -796,8 +796,8 @@ of_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc how la
 def test_a_look_for_some_ids_in_a_folded_day_leaves_a_worker_as_large_as_it_was(at):
     """Seen in two soaks: workers that took labels grew by 150 MB each, once their day was folded, and
     then still by 30. Here it is 1 MB; 20 when whole row groups are read by Arrow's threads."""
-    path = at.served_day("2024-03-04") / f"{served.FOLDED}00000000.parquet"
-    named = write_answers(path, served.GROUP_ROWS, groups=5)
+    path = at.served_day("2024-03-04") / f"{day_files.FOLDED}00000000.parquet"
+    named = write_answers(path, day_files.GROUP_ROWS, groups=5)
     assert grown(LOOK, at, *named[::8000]) < 8_000
 
 
@@ -808,7 +808,7 @@ def test_the_folding_of_a_day_leaves_the_keeper_as_large_as_it_was(at):
     day = at.served_day("2024-03-04")
     for name in ("one", "two"):
         write_answers(day.with_name("2024-03-03") / f"{name}.parquet", rows=100, groups=1)
-        write_answers(day.with_name("waiting") / f"{name}.parquet", served.GROUP_ROWS, groups=3)
+        write_answers(day.with_name("waiting") / f"{name}.parquet", day_files.GROUP_ROWS, groups=3)
     assert grown(FOLD, at, day.with_name("waiting"), day) < 8_000
 
 
@@ -819,7 +819,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(at, worker, folded)
     served.compact(at, PUMPS)
     (path,) = files(at)
     if folded:
-        path = path.rename(path.with_name(f"{served.FOLDED}00000000.parquet"))
+        path = path.rename(path.with_name(f"{day_files.FOLDED}00000000.parquet"))
     path.write_bytes(b"PAR1 nothing")
     with pytest.raises(PipelineError, match=rf"{path} cannot be read.*mv {path}"):
         ids(at)

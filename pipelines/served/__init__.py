@@ -2,15 +2,13 @@
 
 A file's name is made of its journal's, and the journal goes only after its files are there: killed
 at any moment, the next run writes the same files again. The files of a day that is over are folded
-into one, and today's small ones when there are many. Killed while it folds, a reader that is not
-`served.answers` may see a row in two files, until the next run.
+into one, and today's small ones when there are many: `served.day_files`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import logging
 import shutil
 import time
@@ -19,28 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import labelled, store
+from pipelines import labelled
 from pipelines.contract import Contract
-from pipelines.errors import PipelineError
 from pipelines.journal.frames import SUFFIX, Frame, Torn, closed, day_of, frames
 from pipelines.paths import Paths
-from pipelines.served import table
+from pipelines.served import day_files, table
+from pipelines.served.day_files import CHUNK_ROWS
 
 log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 8192
 CHUNK_BYTES = 16_000_000
-"""Rows, and bytes of bodies, that are in memory as columns at once."""
-MANY = 32
-SMALL_BYTES = 8_000_000
-"""Of a day that is not over: files below SMALL_BYTES are folded when there are as many. A reader
-takes about a millisecond for a file, however few rows it has."""
-GROUP_ROWS = 65_536
-"""Rows of a folded file that are in memory at once."""
+"""Of bodies that are in memory as columns at once, where their rows are fewer than CHUNK_ROWS."""
 BAD = ".bad"
-FOLDED = "folded-"
-PARTS = b"parts"
-"""In a folded file's metadata: the names of the files that it replaces."""
 
 
 @dataclass
@@ -71,7 +59,7 @@ def compact(at: Paths, contract: Contract) -> Compacted:
     today = day_of(time.time())
     for folder in days(at):
         try:
-            _fold_day(folder, over=folder.name < today)
+            day_files.fold(folder, over=folder.name < today)
         except Exception:  # one file that cannot be read must not end the folding of all days
             log.exception("the files of %s could not be folded and stay", folder)
             done.failed += 1
@@ -84,20 +72,6 @@ def days(at: Paths) -> list[Path]:
     """Folders of the days that have answers, oldest first."""
     home = at.served_day("x").parent
     return sorted(p for p in home.glob("????-??-??") if p.is_dir())
-
-
-def parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!._]*.parquet"))
-
-
-def current(folder: Path) -> list[Path]:
-    """The files of a day, but those that a folded one replaces: they go one after the other, for as
-    long as the disk takes. Raises FileNotFoundError where one went meanwhile; then there is another.
-    """
-    there = parts(folder)
-    folded = (path for path in there if path.stem.startswith(FOLDED))
-    replaced = {name for path in folded for name in _folded_from(path)}
-    return [path for path in there if path.name not in replaced]
 
 
 def retain(at: Paths, keep: int, today: dt.date) -> int:
@@ -122,7 +96,9 @@ def _compact(path: Path, at: Paths, contract: Contract, done: Compacted) -> None
             rows += sum(f.rows for f in chunk)
             if day not in writers:
                 target = at.served_day(day) / f"{path.stem}.parquet"
-                writers[day] = files.enter_context(_writing(target, table.schema(contract)))
+                writers[day] = files.enter_context(
+                    day_files.writing(target, table.schema(contract))
+                )
             writers[day].write_table(table.answers(chunk, worker, contract))
     if torn.told:
         aside = path.with_name(path.name + BAD)
@@ -167,92 +143,3 @@ def chunks(found: Iterable[Frame]) -> Iterator[tuple[str, list[Frame]]]:
         rows, size = rows + frame.rows, size + len(frame.body)
     if chunk:
         yield day_of(chunk[0].at), chunk
-
-
-@contextlib.contextmanager
-def _writing(path: Path, schema: Any) -> Iterator[Any]:
-    import pyarrow.parquet as parquet
-
-    with (
-        store.atomic(path) as temporary,
-        parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
-        yield writer
-
-
-def _fold_day(folder: Path, over: bool) -> None:
-    if over:
-        _fold(folder, parts(folder), fewest=2)
-    else:
-        small = [path for path in parts(folder) if path.stat().st_size < SMALL_BYTES]
-        _fold(folder, small, fewest=MANY)
-
-
-def _fold(folder: Path, some: list[Path], fewest: int) -> None:
-    """One file for those that have the same schema; what a killed run left is cleared first."""
-    import pyarrow.parquet as parquet
-
-    if len(some) < fewest:
-        return
-    store.sweep(folder)
-    for path in parts(folder):
-        if path.exists():
-            _clear(folder, _folded_from(path))
-    alike: dict[Any, list[Path]] = {}
-    for path in some:
-        if path.exists():
-            alike.setdefault(parquet.read_schema(path).remove_metadata(), []).append(path)
-    for schema, same in alike.items():
-        if len(same) > 1:
-            _fold_alike(folder, same, schema)
-
-
-def _fold_alike(folder: Path, some: list[Path], schema: Any) -> None:
-    import pyarrow as pa
-
-    names = [path.name for path in some]
-    target = folder / f"{FOLDED}{store.digest_of(names)[:8]}.parquet"
-    # What a part replaced is replaced by this one too: a killed run may have left it.
-    replaced = [*names, *(name for path in some for name in _folded_from(path))]
-    with _writing(target, schema.with_metadata({PARTS: json.dumps(replaced)})) as writer:
-        waiting: list[Any] = []
-        for batch in _batches(some):
-            waiting.append(batch)
-            if sum(rows.num_rows for rows in waiting) >= GROUP_ROWS:
-                writer.write_table(pa.Table.from_batches(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting))
-    _clear(folder, names)
-
-
-def _batches(some: list[Path]) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    for path in some:
-        with pa.OSFile(str(path)) as file, parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(CHUNK_ROWS, use_threads=False):
-                yield batch.replace_schema_metadata(None)
-
-
-def _folded_from(path: Path) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    try:
-        metadata = parquet.read_schema(path).metadata or {}
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
-    return list(json.loads(metadata.get(PARTS, b"[]")))
-
-
-def unreadable(path: Path, error: Exception) -> PipelineError:
-    return PipelineError(f"{path} cannot be read: {error}. Set it aside with: mv {path} {path}.bad")
-
-
-def _clear(folder: Path, names: list[str]) -> None:
-    for name in names:
-        (folder / name).unlink(missing_ok=True)

@@ -18,18 +18,8 @@ from pipelines import periods, store
 from pipelines.contract import Contract
 from pipelines.journal.frames import SHADOW, SUFFIX, Frame, parse_id
 from pipelines.paths import Paths
-from pipelines.served import (
-    CHUNK_ROWS,
-    FOLDED,
-    Tear,
-    bodies,
-    chunks,
-    current,
-    days,
-    sound,
-    table,
-    unreadable,
-)
+from pipelines.served import Tear, bodies, chunks, days, sound, table
+from pipelines.served.day_files import CHUNK_ROWS, FOLDED, current, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd

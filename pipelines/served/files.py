@@ -22,7 +22,8 @@ from pipelines.journal import Asked
 from pipelines.journal.frames import Frame, day_of, id_prefix
 from pipelines.paths import Paths
 from pipelines.records import Record
-from pipelines.served import CHUNK_ROWS, answers, table
+from pipelines.served import answers, table
+from pipelines.served.day_files import CHUNK_ROWS, coded
 from pipelines.served.hidden import hider
 from pipelines.wire.schema import pictures_at_once
 
@@ -116,7 +117,7 @@ def write(path: Path, made: pa.Table) -> None:
     import pyarrow.parquet as parquet
 
     with store.atomic(path) as temporary:
-        parquet.write_table(made, temporary, compression="zstd")
+        parquet.write_table(made, temporary, compression="zstd", use_dictionary=coded(made.schema))
 
 
 def stream(rows: pa.Table) -> bytes:
