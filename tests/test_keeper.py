@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from pipelines import artifact, contract, served
 from pipelines.adapters.registry import CHALLENGER, CHAMPION
 from pipelines.errors import ArtifactError, RegistryError
+from pipelines.serve_params import Log
 from pipelines.served import Compacted
 from pipelines.service import wanted
 from pipelines.service.keeper import aliases, follower, keep, trying, upkeep
@@ -692,15 +694,43 @@ def test_upkeep_that_fails_is_counted_and_goes_on(tmp_path: Path, monkeypatch: p
     def said(today: date) -> dict[str, Any]:
         keeping.once(today)
         told: dict[str, Any] = json.loads(wanted.upkeep(opened.at).read_text())
-        return {k: told.get(k) for k in ("runs", "rows", "torn_journals", "failures", "error")}
+        kept = ("runs", "rows", "torn_journals", "failures", "failing", "error")
+        return {k: told.get(k) for k in kept}
 
     assert said(first) | {"error": None} == dict(
-        runs=1, rows=0, torn_journals=0, failures=1, error=None
+        runs=1, rows=0, torn_journals=0, failures=1, failing=True, error=None
     )
     assert said(first) == dict(
-        runs=2, rows=5, torn_journals=1, failures=1, error="compact: ValueError: torn"
+        runs=2,
+        rows=5,
+        torn_journals=1,
+        failures=1,
+        failing=False,
+        error="compact: ValueError: torn",
     )
     last = said(second)
-    assert (last["rows"], last["failures"]) == (7, 2)
+    assert (last["rows"], last["failures"], last["failing"]) == (7, 2, True)
     assert "3 journals" in last["error"]
     assert done == ["compact", (90, first), "compact", "compact", (90, second)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no place of its own")
+def test_upkeep_goes_on_where_the_system_lets_nobody_step_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """systemd's Nice=19: to ask for 10 is to ask for more than one has."""
+
+    def refused(*_: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    stop, done = threading.Event(), []
+
+    def once(self: upkeep.Upkeep, today: date) -> None:
+        done.append(today)
+        stop.set()
+
+    monkeypatch.setattr(os, "setpriority", refused)
+    monkeypatch.setattr(upkeep.Upkeep, "once", once)
+    settings = Log(rotate_seconds=0.001)
+    upkeep.Upkeep(project(tmp_path).at, PUMPS, settings).run(stop)
+    assert len(done) == 1

@@ -41,6 +41,7 @@ CALM: dict[str, Any] = {
     "failed": {},
     "registry": {"reachable": True, "since": None, "error": ""},
     "keeper": {"looked_at": None, "unreadable": ""},
+    "upkeep": {"failures": 1, "failing": False, "error": "compact: OSError: of yesterday"},
 }
 
 
@@ -132,6 +133,7 @@ def test_without_a_model_it_says_so_and_how_to_make_one(project: Project) -> Non
         ({"registry": {"reachable": False, "since": "2026", "error": "refused"}}, "out of reach since 2026"),
         ({"keeper": {"looked_at": "2026-01-01T00:00:00+00:00", "unreadable": ""}}, "has not looked since"),
         ({"keeper": {"looked_at": None, "unreadable": "torn"}}, "cannot be read: torn"),
+        ({"upkeep": {"failing": True, "error": "compact: no room"}}, "log fails, so answers stay"),
     ],
 )  # fmt: skip
 def test_what_is_not_as_it_should_be_stands_on_the_page(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,19 @@ def test_answers_go_on_record_while_all_other_threads_are_busy(both: Both) -> No
             time.sleep(0.01)
     finally:
         free.set()
+
+
+def test_upkeep_is_due_a_while_after_the_last_or_after_the_start_and_readyz_tells_of_it(
+    both: Both,
+) -> None:
+    worker = importlib.import_module("pipelines.service.app").Held.worker
+    file, every = wanted.upkeep(worker.project.at), worker.serve.log.rotate_seconds
+    for upkeep, last in (({}, worker._began), ({"compacted_at": 4e9}, 4e9)):
+        file.write_text(json.dumps(upkeep))
+        worker._gauge()
+        assert worker.meters.upkeep_due._value.get() == last + every
+        assert both.front.get("/readyz").json()["upkeep"] == upkeep
+    file.unlink()
 
 
 def test_a_mistake_of_the_service_is_told_in_the_same_shape_and_keeps_no_place(

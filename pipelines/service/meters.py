@@ -86,6 +86,11 @@ class Meters:
             "perennial_versions_refused", "Versions that an alias names and that were refused.",
             ["task"], multiprocess_mode="livemax",
         ).labels(**t)  # fmt: skip
+        self.upkeep_due = Gauge(
+            "perennial_upkeep_due_seconds",
+            "When the keeper should have turned closed journals into files again, Unix time.",
+            ["task"], multiprocess_mode="livemax",
+        ).labels(**t)  # fmt: skip
         self.looked = Gauge(
             "perennial_monitor_last_seconds", "When the monitor last spoke, Unix time; 0: never.",
             ["task"], multiprocess_mode="livemax",

@@ -55,7 +55,7 @@ class Routes:
         said = self.worker.live.state()
         if self.worker.live.champion is None:
             return answer(Problem("no-model", self.worker.live.waiting_for()), {"retry-after": "1"})
-        keep = ("said", "refused", "failed", "registry", "keeper", "challenger_off")
+        keep = ("said", "refused", "failed", "registry", "keeper", "challenger_off", "upkeep")
         return self._say({"ready": True} | {k: said[k] for k in keep if k in said})
 
     async def labels(self, request: Request) -> Response:

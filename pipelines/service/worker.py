@@ -48,6 +48,7 @@ class Worker:
         self._writer = ThreadPoolExecutor(1, "journal")
         self.spread = Spread(shared_by_workers(project), index, workers)
         self.parent = os.getppid()
+        self._began = time.time()
         self._ended = False
         self._keeper: subprocess.Popen[bytes] | None = None
         self._full = False
@@ -120,7 +121,10 @@ class Worker:
             number = int(model.version) if model and model.version.isdigit() else 0
             self.meters.version.labels(name, slot).set(number)
         self.meters.registry_up.set(1 if state.registry_followed() else 0)
-        self.meters.refused.set(len(state.state()["refused"]))
+        told = state.state()
+        self.meters.refused.set(len(told["refused"]))
+        done = max(told["upkeep"].get("compacted_at", 0.0), self._began)
+        self.meters.upkeep_due.set(done + self.serve.log.rotate_seconds)
         self.meters.looked.set(last_alarm(self.project))
         forget_dead_workers()
 

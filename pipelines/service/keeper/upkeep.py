@@ -5,6 +5,7 @@ In a thread of its own, and whatever it raises is counted: the aliases are watch
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -34,9 +35,11 @@ class Upkeep:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. Not at once: at the start the models have the processor."""
-        # Of this thread alone (Linux): answers, and the next version of the model, come first.
+        # Of this thread alone (Linux): answers, and the next version of the model, come first. Refused
+        # where the whole service stands behind already (systemd's Nice=19), which serves as well.
         if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not stop.wait(self.settings.rotate_seconds):
             self.once(dt.datetime.now(dt.UTC).date())
 
@@ -46,6 +49,7 @@ class Upkeep:
         if today != self._retained and self._do("retain", lambda: self._retain(today)):
             self._retained = today
         self.state["runs"] += 1
+        self.state["failing"] = not done or today != self._retained
         self.state |= {"at": time.time(), "seconds": round(time.monotonic() - began, 3)}
         if done:
             self.state["compacted_at"] = self.state["at"]

@@ -165,6 +165,11 @@ def notices(state: dict[str, Any], waiting_for: Callable[[], str], now: float) -
             f"The registry is out of reach since {state['registry']['since']}, so a promotion is not "
             f"seen. Requests are answered as before. It says: {state['registry']['error']}"
         )
+    if state["upkeep"].get("failing"):
+        told.append(
+            "The upkeep of the log fails, so answers stay in journals, or for longer than they should: "
+            f"{state['upkeep'].get('error', '')}"
+        )
     looked, unreadable = state["keeper"]["looked_at"], state["keeper"]["unreadable"]
     if unreadable:
         told.append(f"What the keeper wrote cannot be read: {unreadable}")
