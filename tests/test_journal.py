@@ -200,7 +200,7 @@ def test_what_waits_is_written_before_its_file_is_closed(folder: Path):
 
 def test_every_worker_has_a_name_and_a_file_of_its_own(folder: Path, monkeypatch):
     names = iter(["aaaaaaaa", "aaaaaaaa", "bbbbbbbb", "cccccccc"])
-    monkeypatch.setattr(journals.secrets, "token_hex", lambda _: next(names))
+    monkeypatch.setattr(journals.frames.secrets, "token_hex", lambda _: next(names))
     first = Journal(folder, "flights", BUFFERED)
     second = Journal(folder, "flights", BUFFERED)
     (folder.parent / "answers" / "2013-04-01").mkdir(parents=True)
@@ -302,6 +302,24 @@ def test_buffered_keeps_what_waits_until_there_is_room(folder: Path, disk):
     journal.commit()
     assert [f.first for f in whole(files(folder)[0])[0]] == list(range(5))
     assert (journal.written, journal.lost) == (5, 0)
+
+
+def test_what_the_disk_still_refuses_at_the_end_is_counted_as_lost_and_told(
+    folder: Path, disk, caplog
+):
+    journal = Journal(folder, "flights", BUFFERED)
+    add(journal, 0, rows=2)
+    journal.commit()
+    disk["room"] = 10
+    for i in (2, 5):
+        add(journal, i, rows=3)
+        journal.commit()
+    journal.close()
+    assert (journal.written, journal.lost, journal.pending_bytes) == (2, 6, 0)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "6 answers of flights are lost" in said
+    journal.close()
+    assert journal.lost == 6
 
 
 def test_a_full_disk_gets_no_file_more_when_the_one_that_is_open_is_due(folder: Path, disk):

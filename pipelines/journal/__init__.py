@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple, replace
 
-from pipelines.journal.frames import SUFFIX, Fields, Frame, framed
+from pipelines.journal.frames import SUFFIX, Fields, Frame, framed, unused_worker
 from pipelines.serve_params import Log
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class Journal:
         self._fd: int | None = None
         self._sequence = self._size = 0
         self._began = 0.0
-        self.worker = _unused(folder.parent)
+        self.worker = unused_worker(folder.parent)
         # A disk that is full now may have room at the first answer.
         with contextlib.suppress(OSError):
             self._open()
@@ -188,12 +187,15 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Commit what waits and let go of the file; the next commit begins another."""
+        """Commit what waits and let go of the file; the next commit begins another. What the disk
+        refuses is lost: nobody waits for its room any longer."""
         try:
             self.commit()
         finally:
             with self._writing:  # a `put` in another thread ends first
                 self._let_go()
+            if self._rows:
+                self._lose("the service ends, and the disk took none of it")
             self._began = 0.0
 
     def _write(self, data: bytes) -> None:
@@ -223,12 +225,15 @@ class Journal:
         self.pending_bytes += sum(map(len, taken.frames)) + sum(len(f.body) for f in taken.bare)
         self._rows += taken.rows
         if self.pending_bytes > self._settings.buffer_mb * 1e6:
-            log.error(
-                "%d answers of %s are lost to the log: %s cannot be written: %s",
-                self._rows, self._task, self._folder, error.strerror,
-            )  # fmt: skip
-            self.lost += self._rows
-            self._forget()
+            self._lose(str(error.strerror))
+
+    def _lose(self, why: str) -> None:
+        log.error(
+            "%d answers of %s are lost to the log: %s cannot be written: %s",
+            self._rows, self._task, self._folder, why,
+        )  # fmt: skip
+        self.lost += self._rows
+        self._forget()
 
     def _forget(self) -> None:
         self._pending, self._bare = [], []
@@ -250,11 +255,3 @@ class Journal:
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._size = None, 0
-
-
-def _unused(home: Path) -> str:
-    """A name that no file below `home` has: ids are made of it, and no two answers may share one."""
-    while True:
-        worker = secrets.token_hex(4)
-        if next(home.rglob(f"{worker}-*"), None) is None:
-            return worker

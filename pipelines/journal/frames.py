@@ -11,6 +11,7 @@ import datetime as dt
 import fcntl
 import functools
 import os
+import secrets
 import struct
 import zlib
 from array import array
@@ -76,6 +77,14 @@ class PredictionId(NamedTuple):
 def id_prefix(task: str, version: str, at: float, worker: str) -> str:
     """All of an id but its counter; at: unix time of the answer."""
     return f"{task}-{version}-{_day(int(at // _DAY)).replace('-', '')}-{worker}-"
+
+
+def unused_worker(home: Path) -> str:
+    """A name that no file below `home` has: ids are made of it, and no two answers may share one."""
+    while True:
+        worker = secrets.token_hex(4)
+        if next(home.rglob(f"{worker}-*"), None) is None:
+            return worker
 
 
 def parse_id(prediction: str) -> PredictionId | None:
