@@ -27,7 +27,7 @@ from pipelines.errors import ArtifactError, RegistryError
 from pipelines.serve_params import Log
 from pipelines.served import Compacted
 from pipelines.service import wanted
-from pipelines.service.keeper import aliases, follower, keep, trying, upkeep
+from pipelines.service.keeper import aliases, follower, keep, starting, trying, upkeep
 from pipelines.service.keeper.follower import Follower
 from tests.fakes import PUMPS
 from tests.keeper_world import (
@@ -531,7 +531,7 @@ def test_a_bento_answers_with_its_own_model_where_no_registry_is_followed(
     alone.begin()
     said = looks(alone)
     assert said.champion is not None
-    assert (said.champion.version, said.champion.why) == ("2", follower.CAME_ALONG)
+    assert (said.champion.version, said.champion.why) == ("2", starting.CAME_ALONG)
     assert said.champion.digest == registry.tags("2")["artifact"]
     assert said.said == ""
 
@@ -554,6 +554,47 @@ def test_the_registrys_champion_comes_before_the_one_that_was_carried(
     assert answering(looks(follow)) == "3"
     registry.down = True
     assert answering(looks(begun())) == "3"
+
+
+def test_a_bento_whose_newer_champion_cannot_be_read_does_not_go_back_to_its_own(
+    registry: FakeRegistry, tmp_path: Path, clock: Clock
+):
+    own = (tmp_path / "bento" / "2", "2")
+    shutil.copytree(registry.home / "2", own[0])
+    registry.name("3")
+    follow = made(tmp_path, registry, clock, own=own)
+    follow.begin()
+    assert answering(looks(follow)) == "3"
+
+    cleaned = (registry.home / "3").rename(tmp_path / "cleaned away")
+    registry.down = True
+    for _ in range(2):  # nor at the next start
+        heir = made(tmp_path, registry, clock, own=own)
+        heir.begin()
+        said = looks(heir)
+        assert said.champion is None
+        assert "version 3, as it lies here, cannot answer" in said.said
+    cleaned.rename(registry.home / "3")
+    heir = made(tmp_path, registry, clock, own=own)
+    heir.begin()
+    said = looks(heir)
+    assert (answering(said), said.left) == ("3", None), "its files are there again"
+
+
+def test_a_bento_that_has_been_moved_answers_with_its_own_model_again(
+    registry: FakeRegistry, tmp_path: Path, clock: Clock
+):
+    there, here = tmp_path / "there" / "2", tmp_path / "here" / "2"
+    shutil.copytree(registry.home / "2", there)
+    registry.down = True
+    follow = made(tmp_path, registry, clock, own=(there, "2"))
+    follow.begin()
+    there.parent.rename(here.parent)
+    heir = made(tmp_path, registry, clock, own=(here, "2"))
+    heir.begin()
+    champion = looks(heir).champion
+    assert champion is not None
+    assert (champion.version, champion.folder) == ("2", here)
 
 
 def test_a_carried_model_is_verified_like_any_other(

@@ -51,6 +51,9 @@ class Reach(Record):
 class Wanted(Record):
     champion: Version | None = None
     challenger: Version | None = None
+    left: Version | None = None
+    """The champion of before, where its files could not be taken up at a start: until there is one
+    again, the keeper of a bento does not go back to the bento's own."""
     refused: dict[str, Refusal] = Field(default_factory=dict)
     registry: Reach = Reach()
     said: str = ""

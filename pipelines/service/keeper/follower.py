@@ -18,15 +18,13 @@ from pipelines import store
 from pipelines.adapters.registry import CHALLENGER, CHAMPION, Registry
 from pipelines.project import Project
 from pipelines.service import backoff, wanted
-from pipelines.service.keeper import telling
+from pipelines.service.keeper import starting, telling
 from pipelines.service.keeper.aliases import Aliases
 from pipelines.service.keeper.publish import Publisher
 from pipelines.service.keeper.trying import Notes, Tried, attempt
 from pipelines.service.wanted import Reach, Refusal, Version, Wanted
 
 log = logging.getLogger(__name__)
-
-CAME_ALONG = "it came with the service"
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -58,12 +56,17 @@ class Follower:
         self._publisher = Publisher(self.at.wanted)
 
     def begin(self) -> None:
-        """What answered last answers again, if it still may: the registry may be down now."""
+        """What answered last answers again, if it still may: the registry may be down now.
+
+        The model that came along answers where none did before. In place of a champion that is newer
+        and cannot be read it would be an old version again, and nobody had asked for that.
+        """
         store.sweep(self.notes.folder)
-        if self.registry is not None:
-            self._take_up_last()
+        last = self._take_up_last() if self.registry is not None else None
         if self.wanted.champion is None and self.own is not None:
-            self._take_up_own(*self.own)
+            own = starting.carried(*self.own, self.clock())
+            if last is None or (last.version, last.digest) == (own.version, own.digest):
+                self._take_up_own(own)
         self._publish()
 
     def look(self) -> None:
@@ -100,18 +103,15 @@ class Follower:
             self.notes.end(version)
 
     # at the start
-    def _take_up_last(self) -> None:
-        try:
-            last = wanted.read(self.at.wanted)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("wanted.json is left out", extra={"error": str(error)[:300]})
-            return
-        for slot in (CHAMPION, CHALLENGER) if self.challenges else (CHAMPION,):
-            version: Version | None = getattr(last, slot)
-            if version is not None:
-                self._take_up(slot, version)
+    def _take_up_last(self) -> Version | None:
+        """Returns the champion of before, whether or not it may answer."""
+        last = starting.said_before(self.at)
+        champion = last.champion or last.left
+        if champion is not None and not self._take_up(CHAMPION, champion):
+            self._set(left=champion)
+        if self.challenges and last.challenger is not None:
+            self._take_up(CHALLENGER, last.challenger)
+        return champion
 
     def _take_up(self, slot: str, version: Version) -> bool:
         """No refusal when it fails: its files are fetched anew when the registry is in reach."""
@@ -126,12 +126,7 @@ class Follower:
         self._set(**{slot: version})
         return True
 
-    def _take_up_own(self, folder: Path, version: str) -> None:
-        manifest = folder / "manifest.json"
-        digest = store.md5(manifest) if manifest.is_file() else ""
-        own = Version(
-            version=version, folder=folder, digest=digest, since=self.clock(), why=CAME_ALONG
-        )
+    def _take_up_own(self, own: Version) -> None:
         if self._take_up(CHAMPION, own):
             self._set(said="")
 
@@ -242,6 +237,8 @@ class Follower:
 
     # what the workers read
     def _set(self, **changed: Any) -> None:
+        if changed.get(CHAMPION) is not None:
+            changed["left"] = None
         self.wanted = self.wanted.model_copy(update=changed)
 
     def _publish(self) -> None:
