@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pipelines import loop
 from pipelines.adapters.service import Service
 from pipelines.commands.loop import tick
-from pipelines.errors import ParamsError
+from pipelines.errors import ParamsError, PipelineError
+from pipelines.labelled import Counted
 from pipelines.project import open_project
 from pipelines.serve_params import Serve
 from pipelines.service.access import Access, given_key, key_from_environment, must_have_key
@@ -287,6 +288,28 @@ def test_a_post_of_labels_whose_client_vanished_gives_its_place_back(
     assert told[0]["status"] == 408
     assert (b"connection", b"close") in told[0]["headers"]
     assert json.loads(told[1]["body"])["type"] == "/problems/too-slow"
+
+
+def test_what_was_taken_at_once_is_told_where_the_second_look_fails(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Routes(open_project("flights"), cast(Any, None))
+    outcomes: list[Any] = [
+        Counted(accepted=3, unknown=2),
+        PipelineError("labels.db cannot be used"),
+    ]
+
+    def take(*_: Any) -> Counted:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(Counted, outcome)
+
+    monkeypatch.setattr("pipelines.served.labels.take", take)
+    assert asyncio.run(service._take([])) == Counted(accepted=3, unknown=2)
+    outcomes.append(PipelineError("labels.db cannot be used"))
+    with pytest.raises(PipelineError):
+        asyncio.run(service._take([]))
 
 
 @pytest.mark.parametrize("length", [b"0" * 4400 + b"2", b"9" * 4400, b"9" * 19])

@@ -104,7 +104,11 @@ class Routes:
             return counted
         # The answer may have left before its record: a beat and its write later it is there.
         await asyncio.sleep(2 * settings.flush_ms / 1000)
-        return labels.together(counted, await self._put(pairs))
+        try:
+            return labels.together(counted, await self._put(pairs))
+        except PipelineError:  # what was taken is on disk, and whoever sent it must hear so
+            log.exception("labels that were not known at once are not looked for again")
+            return counted
 
     async def _put(self, pairs: list[tuple[str, int]]) -> Counted:
         async with self._puts:
