@@ -24,7 +24,13 @@ from pipelines.errors import ParamsError, PipelineError
 from pipelines.labelled import Counted
 from pipelines.project import open_project
 from pipelines.serve_params import Serve
-from pipelines.service.access import Access, given_key, key_from_environment, must_have_key
+from pipelines.service.access import (
+    PASSED_ON,
+    Access,
+    given_key,
+    key_from_environment,
+    must_have_key,
+)
 from pipelines.service.front import Front
 from pipelines.service.routes import POSTS, Routes, routes
 from pipelines.wire.problem import Refused
@@ -70,6 +76,15 @@ def test_without_a_key_a_foreign_page_that_was_turned_to_this_machine_is_kept_ou
 ) -> None:
     """DNS rebinding: the browser is here, and tells the name that it believes to be the page's own."""
     assert Access(None).allows(HERE, [(b"host", host)]) is allowed
+
+
+@pytest.mark.parametrize("name", sorted(PASSED_ON))
+def test_without_a_key_nobody_is_let_in_through_a_proxy_of_this_machine(name: bytes) -> None:
+    """It asks from here, by this machine's name, for anyone."""
+    asked = [(b"host", b"127.0.0.1:3000"), (b"accept", b"*/*")]
+    assert Access(None).allows(HERE, asked)
+    assert not Access(None).allows(HERE, [*asked, (name, b"10.1.2.3")])
+    assert Access(KEY).allows(HERE, [*asked, (name, b"10.1.2.3"), *with_key(KEY)])
 
 
 def test_with_a_key_this_machine_needs_it_too() -> None:

@@ -16,6 +16,19 @@ KEY = "PERENNIAL_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LOOPBACK_NAMES = (b"127.0.0.1", b"[::1]", b"localhost")
 """As the header Host has them."""
+PASSED_ON = frozenset(
+    (
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"via",
+    )
+)
+"""What a proxy adds: who asks is elsewhere, although the connection comes from here. One that adds
+nothing cannot be told (nginx, left as it is), so behind a proxy a key must be set."""
+_TELLING = PASSED_ON | {b"host"}
 PORT = re.compile(rb":[0-9]+$")
 SHORTEST = 16
 Headers = list[tuple[bytes, bytes]]
@@ -58,19 +71,19 @@ class Access:
         self.key = key
 
     def allows(self, client: tuple[str, int] | None, headers: Headers) -> bool:
-        """Without a key of our own: from loopback only, and asked for by its name. A page of a foreign
-        site whose name was turned to 127.0.0.1 asks from here too (DNS rebinding)."""
+        """Without a key of our own: from loopback only, through no proxy, and asked for by its name. A
+        page of a foreign site whose name was turned to 127.0.0.1 asks from here too (DNS rebinding)."""
         if self.key is None:
-            return client is not None and client[0] in LOOPBACK and _named(headers)
+            return client is not None and client[0] in LOOPBACK and _from_here(headers)
         given = given_key(headers)
         return given is not None and hmac.compare_digest(given, self.key)
 
 
-def _named(headers: Headers) -> bool:
-    """Was this machine asked for by its name? Whoever tells no name is no browser."""
+def _from_here(headers: Headers) -> bool:
+    """Was this machine asked for by its name, through no proxy? Whoever tells no name is no browser."""
     for name, value in headers:
-        if name == b"host":
-            return _is_loopback(value)
+        if name in _TELLING and not (name == b"host" and _is_loopback(value)):
+            return False
     return True
 
 

@@ -247,7 +247,7 @@ def _unauthorized(access: Access) -> Problem:
     said = (
         "send the API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`"
         if access.key
-        else "no API key is set, so only this machine may ask, by the name localhost or 127.0.0.1. Set "
-        "PERENNIAL_API_KEY and start again"
+        else "no API key is set, so only this machine may ask, through no proxy, and by the name "
+        "localhost or 127.0.0.1. Set PERENNIAL_API_KEY and start again"
     )
     return Problem("unauthorized", said)
