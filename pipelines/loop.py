@@ -7,7 +7,6 @@ is not done again: a tick that was killed is finished by the same command.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +14,7 @@ from pipelines import ledger, periods, store, watching
 from pipelines.adapters.registry import Registry
 from pipelines.adapters.service import Service
 from pipelines.artifact import load
+from pipelines.candidates import train_candidate
 from pipelines.errors import ParamsError, RegistryError
 from pipelines.lock import task_lock
 from pipelines.project import Project
@@ -22,13 +22,10 @@ from pipelines.records import Alarm, Decision, Record, Retraining, Verdict
 from pipelines.sources.base import open_source
 from pipelines.stages import (
     ask,
-    evaluate,
     ingest,
     labels,
-    prepare,
     promote,
     score,
-    train,
     validate,
 )
 
@@ -213,32 +210,6 @@ def _retrain(candidate: Project, registry: Registry, period: str, decision: Deci
             f"perennial tick {candidate.name} --batch {period}"
         )
     return verdict
-
-
-def train_candidate(candidate: Project, reason: str) -> float:
-    """prepare, train, evaluate; returns the seconds it took.
-
-    Done before with the same settings, contract and batches, it is not done again.
-    """
-    name, task, contract, at = candidate.name, candidate.task, candidate.contract, candidate.at
-    spent = at.model.with_name("seconds.json")
-    window = candidate.window(task.window.last)
-    results = [validate.accepted(at, p, contract) for p in window]
-    settings = task.model_dump(mode="json", exclude={"gate", "monitor", "policy", "serve"})
-    given = store.digest_of([settings, contract.digest, [r.content for r in results]])
-    if spent.is_file():
-        done = store.read_json(spent, "perennial tick")
-        if done["given"] == given:
-            return float(done["seconds"])
-    # Left there, it would call what another training leaves half done the model of these settings.
-    spent.unlink(missing_ok=True)
-    began = time.perf_counter()
-    prepare.run(name, task, contract, at, window, results)
-    train.run(name, task, contract, at, reason)
-    evaluate.run(name, task, contract, at)
-    seconds = time.perf_counter() - began
-    store.write_json(spent, {"seconds": round(seconds, 2), "given": given})
-    return seconds
 
 
 def through(

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipelines import artifact, ledger
-from pipelines.adapters.registry import CHALLENGER, CHAMPION, Verify
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PENDING, Verify
 from pipelines.errors import MissingInput, RegistryError
 from pipelines.paths import Paths
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from pipelines.adapters.registry import Registry
 
 log = logging.getLogger(__name__)
-
-PENDING = "pending"
-"""The tag `verdict` of a version that is registered and not judged yet."""
 
 
 def promote(

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import artifact, contract, served
-from pipelines.adapters.registry import CHALLENGER, CHAMPION
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PENDING
 from pipelines.errors import ArtifactError, RegistryError
 from pipelines.serve_params import Log
 from pipelines.served import Compacted
@@ -90,7 +90,7 @@ def test_a_challenger_that_the_gate_has_not_judged_yet_answers_nobody_and_then_a
     registry: FakeRegistry, tmp_path: Path, clock: Clock
 ):
     """The gate registers it before it compares, and the alias comes with that."""
-    registry.set_tags("2", {"verdict": aliases.PENDING})
+    registry.set_tags("2", {"verdict": PENDING})
     registry.name("1", "2")
     canary, shadow = (
         made(tmp_path / route, registry, clock, route=route) for route in ("canary", "shadow")
@@ -122,7 +122,7 @@ def test_the_champion_is_published_with_its_folder_its_digest_and_since_when(
     ("tags", "why"),
     [
         ({}, "alias moved by hand"),
-        ({"verdict": aliases.PENDING}, "alias moved by hand"),
+        ({"verdict": PENDING}, "alias moved by hand"),
         ({"promoted": "verdict: better"}, "verdict: better"),
         (
             {"verdict": "hold", "verdict_reason": "worse"},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines import artifact, ledger, moves
-from pipelines.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PENDING, PREVIOUS, Registry
 from pipelines.errors import ArtifactError, MissingInput, RegistryError, UnknownId
 from pipelines.paths import Paths
 from pipelines.stages import promote as stage
@@ -201,7 +201,7 @@ def moved(at: Paths) -> list[tuple[str, str, str | None]]:
 
 
 def test_a_version_is_promoted_on_its_verdict_only(three: Any, at: Paths):
-    for said in (None, moves.PENDING):
+    for said in (None, PENDING):
         if said:
             say(three, "3", said)
         with pytest.raises(RegistryError, match="never judged"):

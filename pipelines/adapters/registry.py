@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+PENDING = "pending"
+"""The tag `verdict` of a version that the gate has registered and not judged yet."""
 PLACED = "champion_placed"
 """The model's tag: the version that champion was last moved to from here. Where the alias is on
 another one, a person moved it in MLflow, which writes no `previous`."""

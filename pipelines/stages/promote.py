@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines import artifact, ledger, moves, rivals, store, variants
-from pipelines.adapters.registry import CHAMPION
+from pipelines.adapters.registry import CHAMPION, PENDING
 from pipelines.agreement import unanswerable
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
@@ -70,7 +70,7 @@ def gate(
         raise MissingInput(f"{at.model} holds no model. Make one with: dvc repro train@{name}")
     version, champion = UNREGISTERED, None
     try:
-        version = registry.register(artifact.load(at.model), {"verdict": moves.PENDING})
+        version = registry.register(artifact.load(at.model), {"verdict": PENDING})
         champion = registry.alias(CHAMPION)
         if version == champion:
             return _champion_already(name, at, version, period)

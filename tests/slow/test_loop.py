@@ -14,6 +14,7 @@ import yaml
 
 from pipelines import (
     artifact,
+    candidates,
     flow,
     ledger,
     loop,
@@ -160,23 +161,23 @@ def test_a_candidate_is_trained_anew_when_a_setting_changed_and_only_then(shop):
     candidate = shop.ending("2024-W10")
     model = candidate.at.model / "manifest.json"
     before = model.stat().st_mtime_ns
-    loop.train_candidate(candidate, "again")
+    candidates.train_candidate(candidate, "again")
     assert model.stat().st_mtime_ns == before
     train = candidate.task.train.model_copy(update={"seed": 8})
     changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
     exported = [candidate.at.model / f"orders{suffix}" for suffix in SUFFIX.values()]
     for file in exported:
         file.write_bytes(b"of the model before")
-    loop.train_candidate(changed, "another seed")
+    candidates.train_candidate(changed, "another seed")
     assert artifact.load(candidate.at.model).about.seed == 8
     assert not any(file.exists() for file in exported), "no longer this model's"
-    loop.train_candidate(candidate, "and back")
+    candidates.train_candidate(candidate, "and back")
     assert artifact.load(candidate.at.model).about.seed == 7
 
 
 def test_a_training_that_fails_halfway_is_not_taken_for_the_one_before_it(shop, monkeypatch):
     candidate = shop.ending("2024-W10")
-    loop.train_candidate(candidate, "done, or done before")
+    candidates.train_candidate(candidate, "done, or done before")
     train = candidate.task.train.model_copy(update={"seed": 8})
     changed = replace(candidate, task=candidate.task.model_copy(update={"train": train}))
 
@@ -184,11 +185,11 @@ def test_a_training_that_fails_halfway_is_not_taken_for_the_one_before_it(shop, 
         raise RegistryError("out of reach")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.evaluate, "run", fail)
+        patch.setattr(candidates.evaluate, "run", fail)
         with pytest.raises(RegistryError):
-            loop.train_candidate(changed, "another seed")
+            candidates.train_candidate(changed, "another seed")
     assert artifact.load(candidate.at.model).about.seed == 8
-    loop.train_candidate(candidate, "and back")
+    candidates.train_candidate(candidate, "and back")
     assert artifact.load(candidate.at.model).about.seed == 7
 
 

@@ -6,14 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.adapters.registry import CHALLENGER, CHAMPION, Registry
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PENDING, Registry
 from pipelines.errors import UnknownId
 
 REST = 5.0
 """Seconds after which what changes rarely is read and written again."""
-PENDING = "pending"
-"""The verdict of a version that the gate has registered and not judged. One that a person has named
-has no verdict, and answers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,8 @@ class Aliases:
 
         A challenger that is the champion is none: it could not be told from it. Nor is, where it would
         answer, one that the gate held or that was rolled back, which keeps the alias until the next
-        training and was found to be worse; nor one that the gate has registered and not judged yet.
+        training and was found to be worse; nor one that the gate has registered and not judged yet. One
+        that a person has named has no verdict, and answers.
         """
         aliases = registry.aliases()
         named = {slot: aliases[slot] for slot in (CHAMPION, CHALLENGER) if slot in aliases}

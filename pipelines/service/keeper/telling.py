@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipelines.adapters.registry import CHALLENGER, CHAMPION
-from pipelines.service.keeper.aliases import PENDING
+from pipelines.adapters.registry import CHALLENGER, CHAMPION, PENDING
 from pipelines.service.wanted import Wanted
 
 
