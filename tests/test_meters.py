@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, multiprocess
 
+from pipelines.paths import Paths
 from pipelines.service import worker
+from pipelines.service.delivery.start import FACTS
 from pipelines.service.meters import SECONDS, Meters, _observe_all
 
 
@@ -123,6 +125,19 @@ def test_a_dead_workers_gauges_may_be_gone_already(
     monkeypatch.setattr(multiprocess, "mark_process_dead", gone)
     worker.forget_dead_workers()
     assert asked == [2**22 + 1]
+
+
+def test_a_bento_says_nothing_of_a_monitor_that_is_elsewhere(
+    meters: Meters, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """It would be quiet for ever, and nobody there could make it speak."""
+    assert value(registry, "perennial_monitor_last_seconds") is None
+    served: Any = SimpleNamespace(at=Paths(tmp_path, "shop"))
+    assert worker.is_monitored(served), "a project, whose monitor may never have spoken"
+    (tmp_path / FACTS).write_text("{}")
+    assert not worker.is_monitored(served)
+    served.at.alarm("2024-01").parent.mkdir(parents=True)
+    assert worker.is_monitored(served)
 
 
 def test_what_counts_changes_is_there_before_the_first_one(

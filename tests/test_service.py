@@ -228,6 +228,26 @@ def test_upkeep_is_due_a_while_after_the_last_or_after_the_start_and_readyz_tell
     file.unlink()
 
 
+def test_a_disk_that_hangs_keeps_the_metrics_from_nothing(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = importlib.import_module("pipelines.service.app").Held.worker
+    free, put = threading.Event(), worker.journal.put
+    monkeypatch.setattr(worker.journal, "put", lambda taken: free.wait(60) and put(taken))
+    try:
+        assert both.front.post("/predict", body()).status_code == 200
+        until = time.monotonic() + 20
+        while worker.journal.pending_bytes:  # until it is on its way to the disk, and stays there
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert both.front.post("/predict", body()).status_code == 200
+        while worker.meters.pending._value.get() == 0:
+            assert time.monotonic() < until, "what waits is not told"
+            time.sleep(0.01)
+    finally:
+        free.set()
+
+
 def test_a_mistake_of_the_service_is_told_in_the_same_shape_and_keeps_no_place(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,10 @@ class Meters:
             "perennial_log_pending_bytes", "Records that wait in memory.", ["task"],
             multiprocess_mode="livesum",
         ).labels(**t)  # fmt: skip
+        self.buffer = Gauge(
+            "perennial_log_buffer_bytes", "Most records that may wait in memory.", ["task"],
+            multiprocess_mode="livesum",
+        ).labels(**t)  # fmt: skip
         self.live_since = Gauge(
             "perennial_model_live_since_seconds", "When the live version began to answer, Unix time.",
             ["task", "slot"], multiprocess_mode="livemax",
@@ -92,9 +96,10 @@ class Meters:
             ["task"], multiprocess_mode="livemax",
         ).labels(**t)  # fmt: skip
         self.looked = Gauge(
-            "perennial_monitor_last_seconds", "When the monitor last spoke, Unix time; 0: never.",
+            "perennial_monitor_last_seconds",
+            "When the monitor last spoke, Unix time; 0: never. Not there where none is at work.",
             ["task"], multiprocess_mode="livemax",
-        ).labels(**t)  # fmt: skip
+        )  # fmt: skip
         # Born at 0: that it began with 1 no `increase` would see.
         for outcome in ("swapped", "failed", "tripped"):
             for slot in ("champion", "challenger"):

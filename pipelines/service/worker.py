@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipelines.journal import Journal, JournalFull
 from pipelines.lock import alive
 from pipelines.project import Project
 from pipelines.served.hidden import hider
+from pipelines.service.delivery.start import FACTS
 from pipelines.service.engine import Engine
 from pipelines.service.live import Live
 from pipelines.service.meters import Meters
@@ -39,6 +41,7 @@ class Worker:
         self.project, self.serve = project, serve
         self.wire = Wire(project.contract, serve.max_rows)
         self.meters = Meters(project.name, self.wire)
+        self.meters.buffer.set(serve.log.buffer_mb * 1e6)
         self.live = Live(project.at, project.contract, self._swapped)
         self.journal = Journal(
             project.at.journals, project.name, serve.log, hider(project.contract)
@@ -57,34 +60,40 @@ class Worker:
     async def start(self) -> None:
         self._guard_keeper()
         self._follows = asyncio.create_task(self.live.follow(), name="follow")
-        self._beats = asyncio.create_task(self._beat(), name="beat")
+        # Each by itself: a disk that takes its time must not keep the metrics from telling of it.
+        self._beats = [
+            asyncio.create_task(self._often(work), name="beat")
+            for work in (self._commit, self._beat)
+        ]
         settle_garbage()
 
     async def stop(self) -> None:
         """After the last request: what is still in memory is written."""
-        # The beat ends by itself: cancelled, it could lose what it had taken and not yet written.
+        # The beats end by themselves: cancelled, one could lose what it had taken and not yet written.
         self._ended = True
         self._follows.cancel()
-        await asyncio.gather(self._beats, self._follows, return_exceptions=True)
+        await asyncio.gather(*self._beats, self._follows, return_exceptions=True)
         self._writer.shutdown(wait=False)
         self.journal.close()
         self._flush_meters()
 
-    async def _beat(self) -> None:
+    async def _often(self, work: Callable[[], Awaitable[None]]) -> None:
         every = self.serve.log.flush_ms / 1000
         while not self._ended:
             await asyncio.sleep(every)
             try:
-                await self._commit()
-                self._flush_meters()
-                self.spread.beat()
-                if time.monotonic() >= self._slow_next:
-                    self._slow_next = time.monotonic() + SLOW_BEAT
-                    self._leave_with_parent()
-                    self._guard_keeper()
-                    self._gauge()
+                await work()
             except Exception:  # a beat that fails is told, and the next one comes all the same
                 log.exception("beat failed")
+
+    async def _beat(self) -> None:
+        self._flush_meters()
+        self.spread.beat()
+        if time.monotonic() >= self._slow_next:
+            self._slow_next = time.monotonic() + SLOW_BEAT
+            self._leave_with_parent()
+            self._guard_keeper()
+            self._gauge()
 
     async def _commit(self) -> None:
         """In a thread, with the closing of a file that is full: a disk that takes its time must not
@@ -125,7 +134,8 @@ class Worker:
         self.meters.refused.set(len(told["refused"]))
         done = max(told["upkeep"].get("compacted_at", 0.0), self._began)
         self.meters.upkeep_due.set(done + self.serve.log.rotate_seconds)
-        self.meters.looked.set(last_alarm(self.project))
+        if is_monitored(self.project):
+            self.meters.looked.labels(name).set(last_alarm(self.project))
         forget_dead_workers()
 
     def _leave_with_parent(self) -> None:
@@ -174,6 +184,12 @@ def forget_dead_workers() -> None:
         if not alive(pid):
             with contextlib.suppress(FileNotFoundError):  # another worker was quicker
                 multiprocess.mark_process_dead(pid)
+
+
+def is_monitored(project: Project) -> bool:
+    """A bento's answers are looked at where its model was made, and not beside it."""
+    at = project.at
+    return at.alarm("x").parent.is_dir() or not (at.root / FACTS).is_file()
 
 
 def last_alarm(project: Project) -> float:
