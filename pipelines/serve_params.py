@@ -19,8 +19,9 @@ class Log(Settings):
     """Time between two beats of a worker, at which records that wait in memory are written, and
     counts reach `/metrics`. buffered: about the longest time that an answer's record waits."""
     buffer_mb: PositiveFloat = 8.0
-    """buffered only: most records that wait in memory; more are written at once, in the request's
-    own time, so memory stays bounded and clients are slowed instead."""
+    """buffered only: most records that wait in memory, beside as many that are being written; more
+    are written at once, in the request's own time, so memory stays bounded and clients are slowed
+    instead."""
     rotate_seconds: PositiveFloat = 60.0
     """After this time, or at `rotate_mb`, a journal is closed and turned into a Parquet file."""
     rotate_mb: PositiveFloat = 64.0

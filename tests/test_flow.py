@@ -74,3 +74,12 @@ def test_every_step_of_a_tick_has_a_command_or_is_inside_one():
 def test_the_flow_imports_nothing():
     source = (REPOSITORY / "pipelines" / "flow.py").read_text()
     assert not re.search(r"^\s*(import|from)\s", source, re.MULTILINE)
+
+
+def test_the_readmes_map_names_every_numbered_folder_in_the_order_of_the_flow():
+    code = (REPOSITORY / "pipelines").rglob("*.py")
+    there = {name for file in code for name in re.findall(r'"(\d_[a-z]+)"', file.read_text())}
+    told = re.findall(r"^data/ .*\n.*", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    named = re.findall(r"\d_[a-z]+", told[0])
+    assert set(named) == there
+    assert [name[0] for name in named] == sorted(name[0] for name in named)

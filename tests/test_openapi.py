@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,11 +17,14 @@ from hypothesis import strategies as st
 from pipelines import contract as contracts
 from pipelines.contract import Contract
 from pipelines.serve_params import Serve
+from pipelines.service.answers import arrow_answer
+from pipelines.service.asked import Answered
 from pipelines.service.pages import openapi
 from pipelines.wire import explain
 from pipelines.wire.problem import KINDS, Refused
 from pipelines.wire.read import Wire
 from tests import wire_world as world
+from tests.conftest import REPOSITORY
 
 FLIGHTS = contracts.load(Path(__file__).parent.parent / "contracts" / "flights.yaml")
 ROW: dict[str, Any] = {
@@ -165,6 +170,17 @@ def test_the_document_is_json_and_names_the_model_only_when_there_is_one():
     assert json.loads(json.dumps(document(), allow_nan=False)) == document()
     post = openapi.document(FLIGHTS, None, None, Serve())["paths"]["/predict"]["post"]
     assert "example" not in post["requestBody"]["content"]["application/json"]
+
+
+@pytest.mark.parametrize("name", ["flights", "digits"])
+def test_the_columns_of_an_arrow_answer_are_those_that_it_has(name):
+    contract = contracts.load(REPOSITORY / "contracts" / f"{name}.yaml")
+    probability = np.full((1, len(contract.classes)) if contract.classes else (1,), 0.5, np.float32)
+    called = contract.classes[:1] or (True,)
+    made = arrow_answer(Answered("1", "champion", "x-", 0, probability, called, contract.classes))
+    columns = pa.ipc.open_stream(made).read_all().column_names
+    told = document(contract)["paths"]["/predict"]["post"]["description"]
+    assert f"Arrow stream: {', '.join(columns)}." in told
 
 
 def test_labels_may_be_refused_for_now_and_that_says_when_to_come_again():

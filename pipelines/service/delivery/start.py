@@ -2,7 +2,7 @@
 
 A bento's own files are only read. What the service writes is in the folder that PERENNIAL_STATE
 names, which also holds the settings it runs by: a copy, made at the first start. Replicas of one
-bento may share that folder; another bento takes it over when none of them runs any more.
+bento may share that folder on one machine; another bento takes it over when none of them runs any more.
 """
 
 from __future__ import annotations

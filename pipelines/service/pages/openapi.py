@@ -1,7 +1,8 @@
 """The service as OpenAPI 3.1, from the contract: what it says is allowed is exactly what is answered.
 
-Two rules have no words in JSON Schema: a column that never exceeds another one of its row, which the
-field's description tells, and names given twice. A request that breaks one is answered 422.
+Three rules have no words in JSON Schema: a column that never exceeds another one of its row, and what a
+picture is, which the field's description tells; and names given twice. A request that breaks one is
+answered 422.
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ def _predict(
     contract: Contract, example: Mapping[str, Any] | None, max_rows: int, max_mb: float
 ) -> dict[str, Any]:
     request: dict[str, Any] = {"schema": ref("Request")}
+    of_each = ("probabilities",) if contract.classes else ()
+    answered = ("id", "probability", "prediction", *of_each, "version")
     if example is not None:
         request["example"] = {"rows": [dict(example)]}
     bulk = {
@@ -164,7 +167,7 @@ def _predict(
         "summary": f"Predict {contract.label} for one row or many",
         "description": f"At most {max_rows:,} rows and {max_mb:g} MB. Tables (an Arrow "
         "stream or a Parquet file) have the fields as columns, times as timestamps without a zone, "
-        "and are answered with an Arrow stream: id, probability, prediction, version. The same "
+        f"and are answered with an Arrow stream: {', '.join(answered)}. The same "
         "`x-route-key` always goes to the same model while two answer.",
         "parameters": [
             {"name": "x-route-key", "in": "header", "required": False, "schema": {"type": "string"}}

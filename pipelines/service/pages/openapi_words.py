@@ -35,7 +35,9 @@ def problem() -> dict[str, Any]:
             "status": {"type": "integer"},
             "detail": text,
             "errors": {"type": "array", "items": mistake},
-            "more": count("Mistakes beyond those that `errors` tells."),
+            "more": count(
+                "Mistakes beyond those that `errors` tells, at least: of JSON 1,000 are counted."
+            ),
         },
         "required": ["type", "title", "status", "detail"],
     }
