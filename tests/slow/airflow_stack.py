@@ -85,6 +85,12 @@ class Airflow:
         found = self.ask("GET", f"/api/v2/dags/{dag}/dagRuns?order_by=run_after&limit=100")
         return list(found["dag_runs"])
 
+    def in_state(self, *states: str) -> list[str]:
+        """Runs of all DAGs in one of these states."""
+        asked = "&".join(f"state={state}" for state in states)
+        found = self.ask("GET", f"/api/v2/dags/~/dagRuns?{asked}&limit=100")
+        return [f"{run['dag_id']} {run['dag_run_id']}" for run in found["dag_runs"]]
+
     def states(self, dag: str, run: str) -> dict[str, str]:
         found = self.ask("GET", f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")
         return {ti["task_id"]: ti["state"] for ti in found["task_instances"]}
@@ -97,6 +103,8 @@ class Airflow:
         """Waits for `found` to be true; fails at once when a run of any DAG fails."""
         ends = time.monotonic() + within
         while not (value := found()):
+            failed = self.in_state("failed")
+            assert not failed, f"{what}: failed: {', '.join(failed)}\n{self.log()}"
             assert time.monotonic() < ends, f"{what}: not within {within:.0f} s\n{self.log()}"
             time.sleep(1.0)
         return value
