@@ -14,7 +14,8 @@ def unanswerable(
     empty when they are. having: those columns of the contract that the rows have, by default all.
 
     Limits and allowed values may differ: they say what is refused, not what a row is. Those of the
-    label are what an answer means, and their order is that of its probabilities.
+    label are what an answer means, and their order is that of its probabilities. A model reads whole
+    numbers, others, and yes and no alike.
     """
     there = rows.columns if having is None else having
     reasons = [
@@ -28,7 +29,7 @@ def unanswerable(
     ]
     reasons += [f"the model reads {n}, which no row has" for n in model.inputs if n not in there]
     shared = [n for n in model.inputs if n in there]
-    types = [(n, _type(model.columns[n]), _type(rows.columns[n])) for n in shared]
+    types = [(n, _read_as(model.columns[n]), _read_as(rows.columns[n])) for n in shared]
     return reasons + [
         f"{n} is of type {theirs} in the model and {ours} in the contract"
         for n, theirs, ours in types
@@ -36,7 +37,7 @@ def unanswerable(
     ]
 
 
-def _type(column: Column) -> str:
+def _read_as(column: Column) -> str:
     if column.size is None:
-        return column.type
+        return "number" if column.type in ("integer", "number", "boolean") else column.type
     return f"{column.type} of {column.size[0]} x {column.size[1]}, {column.mode}"

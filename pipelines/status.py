@@ -48,13 +48,13 @@ def _next(project: Project, registry: Registry) -> str:
 
     Of who watches (Airflow does), the retraining that is due; else the next batch to tick.
     """
-    watched = ledger.newest(project.at.ledger, "decision")
+    watched = max(watching.watched(project), default="")
     done = ticks(project)
-    if watched and (not done or watched["period"] > done[-1].period):
+    if watched and (not done or watched > done[-1].period):
         found = watching.due(project, registry)
         if found:
             return f"perennial retrain {project.name}: {'; '.join(found.reasons)}"
-        period = project.shift(watched["period"], 1)
+        period = project.shift(watched, 1)
         return f"nothing is due; {period} is watched once it has landed"
     period = next_period(project)
     offered = open_source(project.task, project.contract, project.at.root).periods()

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from pipelines import periods, store
-from pipelines.adapters.registry import Registry
+from pipelines.adapters.registry import PENDING, Registry
 from pipelines.artifact import load
 from pipelines.errors import UnknownId
 from pipelines.journal.frames import parse_id
 from pipelines.project import Project
 from pipelines.served import answers
 from pipelines.served.bodies import stored
+
+BY_HAND = "none: promoted by hand"
 
 
 def task_of(prediction: str) -> str:
@@ -44,13 +46,13 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
         raise UnknownId(
             f"trace: {prediction} was answered at {answer['at']:%Y-%m-%d %H:%M:%S} UTC, and version "
             f"{version} of {registry.name} was registered at {made:%Y-%m-%d %H:%M:%S}: that registry "
-            "is no more, and which model answered is not known. See what there is with: "
+            "is no more, or was moved, and which model answered is not known. See what there is with: "
             "perennial status"
         )
     model = load(registry.fetch(version))
     tags = registry.tags(version)
     about = model.about
-    commit = tags.get("git.commit", "")
+    commit, said = tags.get("git.commit", ""), tags.get("verdict", BY_HAND)
     return {
         "prediction": {
             "id": answer["id"],
@@ -72,7 +74,7 @@ def trace(project: Project, prediction: str) -> dict[str, Any]:
         "params": about.params,
         "data": [d.model_dump(mode="json") for d in about.data],
         "validation": {d.period: _validation(project, d.period) for d in about.data},
-        "verdict": tags.get("verdict", "none: promoted by hand"),
+        "verdict": said if said != PENDING else BY_HAND,
         "verdict_reason": tags.get("verdict_reason", ""),
         "rebuild": _rebuild(project, commit, tags.get("git.dirty") == "true", about.window["last"]),
     }

@@ -184,7 +184,7 @@ class Train(Machine):
     variants: Variants = Variants()
     """Smaller makings of the model, of which one may serve: docs/variants.md."""
     export: tuple[Export, ...] = ()
-    """Files beside the model for those who serve PyTorch themselves; PyTorch's families only."""
+    """Files in the model's folder for those who serve PyTorch themselves; PyTorch's families only."""
     boosting: Boosting = Boosting()
     forest: Forest = Forest()
 

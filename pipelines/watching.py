@@ -107,15 +107,16 @@ def _answer(project: Project, registry: Registry, period: str, champion: str) ->
 
 def waiting(project: Project) -> list[str]:
     """Batches that were accepted and not watched yet, oldest first; one that was repaired, and
-    landed after a later one was watched, is among them."""
+    landed after a later one was watched, is among them. What a training has seen, or a tick has
+    passed, is not looked back on."""
     seen = watched(project)
-    first = min([project.task.window.last, *seen])
-    return [p for p in _landed(project) if p > first and p not in seen]
+    ticked = [path.stem for path in project.at.tick("x").parent.glob("*.json")]
+    last = max([project.task.window.last, *ticked])
+    return [p for p in _landed(project) if p > last and p not in seen]
 
 
 def watched(project: Project) -> set[str]:
-    told = [entry["period"] for entry in ledger.of_kind(project.at.ledger, "decision")]
-    return {*told, *(path.stem for path in project.at.tick("x").parent.glob("*.json"))}
+    return {entry["period"] for entry in ledger.of_kind(project.at.ledger, "decision")}
 
 
 def _landed(project: Project) -> list[str]:
@@ -135,7 +136,9 @@ def due(project: Project, registry: Registry) -> Due | None:
     calling = [e for p, e in sorted(decisions.items()) if e["action"] == "retrain" and p > judged]
     if calling:
         reasons = [f"{e['period']}: {reason}" for e in calling for reason in e["reasons"]]
-        return _due(project, calling[-1]["period"], reasons)
+        # A later training may have come in between, asked for by a person or a clock.
+        trained = project.shift(project.task.window.last, project.task.label_delay)
+        return _due(project, max(trained, calling[-1]["period"]), reasons)
     if now is not None:
         return None
     landed = _landed(project)
@@ -152,11 +155,14 @@ def _answered(project: Project, champion: str | None) -> Iterator[str]:
     than a champion that has gone meanwhile, and never answered itself: it is to be judged again.
     """
     entries = ledger.read(project.at.ledger)
-    promoted = {entry["version"] for entry in entries if entry["kind"] == "promotion"}
+    moves = [entry for entry in entries if entry["kind"] in ("promotion", "rollback")]
+    # Whoever was moved to, moved away from, or watched has answered; some moves are by hand in MLflow.
+    answering = {entry[which] for entry in moves for which in ("version", "from")}
+    answering |= {entry["champion"] for entry in entries if entry["kind"] == "alarm"}
     for entry in entries:
         if entry["kind"] == "verdict" and not promote.unfinished(ledger.verdict_of(entry)):
             of_now = champion in (entry["champion"], entry["challenger"])
-            if entry["decision"] == "hold" or of_now or entry["challenger"] in promoted:
+            if entry["decision"] == "hold" or of_now or entry["challenger"] in answering:
                 yield entry["period"]
 
 

@@ -78,6 +78,8 @@ class MemoryRegistry:
         if now == version:
             if self.moved.get(CHALLENGER) == version:
                 del self.moved[CHALLENGER]
+            if self.placed == self.moved.get(PREVIOUS):
+                self.placed = version
             return False
         if now != expect:
             raise RegistryError(f"champion is {now}, not {expect}: it was promoted meanwhile")

@@ -195,6 +195,18 @@ def test_what_failed_around_the_model_is_told_from_what_is_wrong_with_it(world: 
         assert stage.unfinished(verdict) == (name == "undisturbed")
 
 
+def test_a_registry_that_goes_away_while_the_champion_is_fetched_is_no_verdict(world: World):
+    plain = MemoryRegistry.fetch
+
+    def away(registry: MemoryRegistry, version: str) -> Path:
+        if version == "1":
+            raise RegistryError("away")
+        return plain(registry, version)
+
+    world.monkeypatch.setattr(MemoryRegistry, "fetch", away)
+    assert stage.unfinished(world.challenge())
+
+
 def raising(error: Exception) -> Callable[..., Any]:
     def call(*_: Any, **__: Any) -> Any:
         raise error

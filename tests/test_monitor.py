@@ -158,6 +158,7 @@ def test_a_contract_with_other_columns_is_an_alarm_by_itself(at, champions):
     assert alarm.raised
     assert alarm.reasons == (
         "the contract's columns are not those of version 1: new none, gone noise",
+        "version 1 cannot answer rows of the contract: the model reads noise, which no row has",
     )
     assert at.alarm(PERIOD).is_file()
 

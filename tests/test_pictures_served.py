@@ -161,6 +161,16 @@ def test_one_file_in_every_row_is_not_multiplied(monkeypatch):
     assert refused.value.problem.kind == "too-large"
 
 
+def test_a_column_of_no_pictures_at_all_is_told_by_its_rows():
+    made = table(rows())
+    at = made.column_names.index("image")
+    sent = parquet_bytes(made.set_column(at, "image", pa.nulls(made.num_rows)))
+    with pytest.raises(Refused) as refused:
+        WIRE.table_feeds(WIRE.table(sent, "parquet"))
+    assert refused.value.problem.kind == "invalid-rows"
+    assert refused.value.problem.errors[0].field == "rows[0].image"
+
+
 def test_the_key_may_be_left_out_and_the_picture_may_not():
     bare = {name: value for name, value in rows()[0].items() if name != "id"}
     assert len(WIRE.rows(body([bare]))) == 1

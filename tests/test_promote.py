@@ -162,6 +162,29 @@ def test_rollback_goes_back_to_what_a_move_by_hand_left(three: Any):
     assert three.rollback(fine) == ("1", "3")
 
 
+def test_a_promotion_that_was_killed_is_rolled_back_like_any_other(three: Any):
+    """Its last line, the tag, was not written; a move by hand before it makes no difference."""
+    three.promote("2", "1", fine)
+    by_hand(three, "1")
+    unplaced(three, "3", "1")
+    assert three.before() == "1"
+    assert three.promote("3", "1", fine) is False
+    assert three.before() == "1"
+    by_hand(three, "2")
+    assert three.before() == "3"
+
+
+def unplaced(registry: Any, version: str, expect: str) -> None:
+    """A promotion, killed before it ended."""
+    if isinstance(registry, MemoryRegistry):
+        registry.moved |= {PREVIOUS: expect, CHAMPION: version}
+        registry.placed = expect
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "_placed", lambda *_: None)
+        registry.promote(version, expect, fine)
+
+
 def test_rollback_after_a_move_by_hand_to_previous_goes_on_to_what_answered_before(three: Any):
     three.promote("2", "1", fine)
     by_hand(three, "1")

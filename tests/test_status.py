@@ -44,6 +44,11 @@ def test_where_nothing_is_due_the_next_batch_is_awaited(world):
     assert "nothing is due; 2024-05 is watched once it has landed" in shown(world)
 
 
+def test_a_batch_that_was_watched_late_does_not_turn_the_time_back(world):
+    world.say(REST.model_copy(update={"period": "2024-05"}), REST)
+    assert "nothing is due; 2024-06 is watched once it has landed" in shown(world)
+
+
 def test_a_verdict_is_told_with_what_held_it(world):
     held = gate.held("pumps", "2", "1", "better", "it is not better")
     world.say(ALARM, RETRAIN)

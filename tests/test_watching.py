@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import artifact, gate, ledger, store, verdicts, watching
 from pipelines.adapters.registry import CHAMPION
-from pipelines.contract import Contract
+from pipelines.contract import Column, Contract
 from pipelines.drift import profile
 from pipelines.errors import MissingInput, RegistryError
 from pipelines.paths import Paths
@@ -141,6 +142,17 @@ def test_a_challenger_whose_judging_was_disturbed_answers_no_alarm(world: World,
     assert world.due() is None
 
 
+def test_a_retraining_ends_no_earlier_than_the_one_before_it(world: World):
+    """A person asked for that one while an alarm waited."""
+    world.say(calls("2024-05"))
+    moved = world.project.task.window.model_copy(update={"last": "2024-06"})
+    task = world.project.task.model_copy(update={"window": moved})
+    world.project = replace(world.project, task=task)
+    due = world.due()
+    assert due is not None
+    assert (due.period, due.last) == ("2024-07", "2024-06")
+
+
 def test_a_defect_of_the_model_is_an_answer(world: World):
     world.say(calls("2024-05"))
     world.say(disturbed(ValueError("no such column")), period="2024-05")
@@ -149,17 +161,25 @@ def test_a_defect_of_the_model_is_an_answer(world: World):
 
 @pytest.mark.parametrize(
     ("champion", "promoted", "stands"),
-    [("1", False, False), ("2", False, False), ("3", False, True), ("3", True, False)],
-    ids=["it waits for a person", "promoted by hand", "another went before", "and was left since"],
-)
+    [
+        ("1", "", False), ("2", "", False), ("3", "", True),
+        ("3", "by command", False), ("3", "in MLflow", False), ("3", "and watched", False),
+    ],
+)  # fmt: skip
 def test_a_better_challenger_whose_champion_has_gone_is_to_be_judged_again(
-    world: World, champion: str, promoted: bool, stands: bool
+    world: World, champion: str, promoted: str, stands: bool
 ):
     better = gate.held("pumps", "2", "1", "better", "it is")
     world.say(calls("2024-05"))
     world.say(better.model_copy(update={"decision": "promote"}), period="2024-05")
-    if promoted:
-        ledger.append(world.project.at.ledger, {"kind": "promotion", "version": "2"})
+    if promoted == "by command":
+        move = {"kind": "promotion", "version": "2", "from": "1"}
+        ledger.append(world.project.at.ledger, move)
+    if promoted == "in MLflow":
+        move = {"kind": "promotion", "version": "3", "from": "2"}
+        ledger.append(world.project.at.ledger, move)
+    if promoted == "and watched":
+        ledger.append(world.project.at.ledger, {"kind": "alarm", "champion": "2", "period": "9"})
     world.registry.moved[CHAMPION] = champion
     assert (world.due() is not None) == stands
 
@@ -230,13 +250,20 @@ def test_a_batch_that_landed_and_was_not_accepted_does_not_wait(world: World):
     assert world.waiting() == []
 
 
-def test_a_batch_that_a_training_has_seen_since_still_waits_when_it_lands_late(world: World):
+def test_a_batch_that_a_training_has_seen_since_does_not_wait(world: World):
     world.say(rests("2024-05"))
     moved = world.project.task.window.model_copy(update={"last": "2024-06"})
     task = world.project.task.model_copy(update={"window": moved})
     world.project = replace(world.project, task=task)
     world.land("2024-04", "2024-06", "2024-07")
-    assert world.waiting() == ["2024-06", "2024-07"], "nothing before the first that was watched"
+    assert world.waiting() == ["2024-07"]
+
+
+def test_what_a_tick_has_passed_is_not_looked_back_on(world: World):
+    world.land("2024-04", "2024-05", "2024-06", "2024-07")
+    store.write_text(world.project.at.tick("2024-06"), "")
+    world.say(rests("2024-06"))
+    assert world.waiting() == ["2024-07"]
 
 
 def test_new_labels_are_those_after_the_newest_training_whichever_was_told_last(world: World):
@@ -295,7 +322,7 @@ def accept(world: World, period: str, rows: object) -> None:
     store.write_table(at.batch(period), rows)
     said = Validation(
         task="pumps", period=period, content=store.md5(at.batch(period)),
-        contract=PUMPS.digest, rows=3000, accepted=True, findings=(),
+        contract=world.project.contract.digest, rows=3000, accepted=True, findings=(),
     )  # fmt: skip
     store.write_text(at.validation(period), said.model_dump_json())
 
@@ -391,6 +418,28 @@ def test_a_champion_that_cannot_answer_the_contracts_rows_is_alarmed_and_answers
     assert "gone noise" in alarmed(landed, "2024-04")
     assert not landed.project.at.predictions("2024-04").exists()
     assert "the model reads noise, which no row has" in caplog.text
+
+
+def test_a_label_of_other_classes_is_alarmed_too(landed: World):
+    """The names of the columns are the same, and so every row could be asked."""
+    columns = PUMPS.columns | {
+        "failed": Column(type="category", values=("no", "yes"), feature=False)
+    }
+    under(landed, PUMPS.model_copy(update={"columns": columns}))
+    at = landed.project.at
+    for period in ("2024-04", "2024-05"):
+        rows = store.read_table(at.batch(period), "")
+        accept(landed, period, rows.assign(failed=np.where(rows["failed"] == 1, "yes", "no")))
+    watch(landed)
+    assert "classes is  in the model and no, yes" in alarmed(landed, "2024-04")
+    assert not at.predictions("2024-04").exists()
+
+
+def test_a_whole_number_that_may_be_any_now_is_read_as_before(landed: World):
+    columns = PUMPS.columns | {"heat": PUMPS.columns["heat"].model_copy(update={"type": "integer"})}
+    under(landed, PUMPS.model_copy(update={"columns": columns}))
+    watch(landed)
+    assert landed.project.at.predictions("2024-04").is_file()
 
 
 def alarmed(world: World, period: str) -> str:

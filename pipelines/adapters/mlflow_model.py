@@ -23,6 +23,7 @@ from pipelines.paths import Paths
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow import MlflowClient
 
 REQUIREMENTS = ("mlflow", "onnx", "onnxruntime", "numpy", "pandas")
 """Given to MLflow outright: inferring them loads the model in another process for 13 seconds."""
@@ -40,6 +41,35 @@ def logged_model(at: Paths, name: str, digest: str) -> Any:
     )
     # MLflow keeps the status as a number and finds nothing when it is asked for by its name.
     return next((m for m in found if m.status == LoggedModelStatus.READY), None)
+
+
+def new_version(client: MlflowClient, at: Paths, made: Artifact, tags: Mapping[str, str]) -> str:
+    """A version of the task's registered model, of what a run has logged or, where none has, of what
+    is logged now. tags: beside those of the logged model."""
+    model = logged_model(at, at.task, made.digest)
+    if model is None:
+        model_id = log_model(made, experiment(at, at.task), {"task": at.task}, None)
+        model = client.get_logged_model(model_id)
+    _make_name(client, at.registered_name)
+    of_model = {k: v for k, v in model.tags.items() if not k.startswith("mlflow.")}
+    version = client.create_model_version(
+        at.registered_name,
+        f"models:/{model.model_id}",
+        model.source_run_id,
+        tags={**of_model, **tags, "artifact": made.digest},
+        model_id=model.model_id,
+    )
+    return str(version.version)
+
+
+def _make_name(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def log_model(

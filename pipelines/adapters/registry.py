@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipelines import store
-from pipelines.adapters.mlflow_home import configure, experiment, reaching
-from pipelines.adapters.mlflow_model import log_model, logged_model
+from pipelines.adapters.mlflow_home import configure, reaching
+from pipelines.adapters.mlflow_model import new_version
 from pipelines.adapters.registry_files import digest_at, download
 from pipelines.artifact import Artifact
 from pipelines.errors import RegistryError, UnknownId
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-PENDING = "pending"
-"""The tag `verdict` of a version that the gate has registered and not judged yet."""
 PLACED = "champion_placed"
 """The model's tag: the version that champion was last moved to from here. Where the alias is on
 another one, a person moved it in MLflow, which writes no `previous`."""
+APART = dt.timedelta(minutes=5)
+"""Most that the clocks of this machine and of the registry's are thought to differ."""
+PENDING = "pending"
+"""The tag `verdict` of a version that the gate has registered and not judged yet."""
 
 Verify = Callable[[str], None]
 """Raises when the version it is given must not answer: it does not load, or answers wrongly."""
@@ -52,27 +54,10 @@ class Registry:
         """
         with self._locked("register"), self._client() as client:
             same = [v for v in self._search(client) if v.tags.get("artifact") == made.digest]
-            version = str(same[0].version) if same else self._new_version(client, made, tags)
+            version = str(same[0].version) if same else new_version(client, self.at, made, tags)
             if version not in (self.alias(CHAMPION), self.alias(CHALLENGER)):
                 client.set_registered_model_alias(self.name, CHALLENGER, version)
         return version
-
-    def _new_version(self, client: MlflowClient, made: Artifact, more: Mapping[str, str]) -> str:
-        task = self.at.task
-        model = logged_model(self.at, task, made.digest)
-        if model is None:
-            model_id = log_model(made, experiment(self.at, task), {"task": task}, None)
-            model = client.get_logged_model(model_id)
-        self._make_name(client)
-        tags = {k: v for k, v in model.tags.items() if not k.startswith("mlflow.")}
-        version = client.create_model_version(
-            self.name,
-            f"models:/{model.model_id}",
-            model.source_run_id,
-            tags={**tags, **more, "artifact": made.digest},
-            model_id=model.model_id,
-        )
-        return str(version.version)
 
     def aliases(self) -> dict[str, str]:
         """Alias -> version; empty before the first registration."""
@@ -110,12 +95,11 @@ class Registry:
     def made_at(self, version: str) -> dt.datetime:
         """When it was registered, UTC, without a zone, as the log of answers has its times.
 
-        What answered before under this number was of a registry that is no more.
+        What answered before under this number was of a registry that is no more. Told APART early: the
+        time is the server's.
         """
-        made = (
-            self._version(version).creation_timestamp // 1000
-        )  # a batch's answers tell the second
-        return dt.datetime.fromtimestamp(made, dt.UTC).replace(tzinfo=None)
+        made = self._version(version).creation_timestamp / 1000
+        return dt.datetime.fromtimestamp(made, dt.UTC).replace(tzinfo=None) - APART
 
     def run_of(self, version: str) -> str:
         """Id of the MLflow run that made the version; empty when it came from elsewhere."""
@@ -145,25 +129,34 @@ class Registry:
             verify(version)
             now = self.aliases()
             if now.get(CHAMPION) == version:
-                # Killed before this line the last time, it would stand beside itself.
+                # Killed before these lines the last time, it would stand beside itself.
                 self._no_challenger(version, now)
+                self._placed(version)
                 return False
             if now.get(CHAMPION) != expect:
                 raise RegistryError(
                     f"{self.name} version {version} was to replace {expect or 'no champion'}, and "
                     f"version {now.get(CHAMPION) or 'none'} was promoted meanwhile; nothing was "
-                    f"changed. Judge it against that one with: perennial retrain {self.at.task}, "
+                    "changed. Judge it against that one with: "
+                    f"perennial retrain {self.at.task} --reason <why>, "
                     f"or perennial gate {self.at.task} where dvc repro made it"
                 )
             with self._client() as client:
                 if expect is not None:
                     client.set_registered_model_alias(self.name, PREVIOUS, expect)
+                    client.set_registered_model_tag(self.name, PLACED, expect)
                 client.set_registered_model_alias(self.name, CHAMPION, version)
-                # Killed before this line, `expect` is both what was placed and `previous`.
-                client.set_registered_model_tag(self.name, PLACED, version)
+            self._placed(version)
             self._no_challenger(version, now)
             self._read_back(version)
             return True
+
+    def _placed(self, version: str) -> None:
+        """A promotion to its end. Where `previous` is not what was placed, the move was by hand."""
+        model = self._model()
+        if model.tags.get(PLACED) == _aliases(model).get(PREVIOUS):
+            with self._client() as client:
+                client.set_registered_model_tag(self.name, PLACED, version)
 
     def _no_challenger(self, version: str, now: dict[str, str]) -> None:
         """A champion is no challenger any more."""
@@ -220,15 +213,6 @@ class Registry:
                 f"champion of {self.name} was set to version {version} and is {now or 'none'}: "
                 "another machine promoted at the same moment. See it with: perennial status"
             )
-
-    def _make_name(self, client: MlflowClient) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
     def _search(self, client: MlflowClient) -> list[Any]:
         return list(client.search_model_versions(f"name = '{self.name}'", max_results=10_000))

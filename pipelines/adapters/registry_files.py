@@ -14,18 +14,26 @@ from pipelines.paths import Paths
 def download(at: Paths, version: str, target: Path, expected: str | None) -> None:
     """The artifact's files to the folder `target`, atomically.
 
-    expected: digest of the artifact as registered. Raises ArtifactError when it is another one now.
+    expected: digest of the artifact as registered. Raises ArtifactError when it is another one now,
+    or gone; RegistryError where the registry cannot be asked.
     """
     uri, name = configure(at), at.registered_name
     import mlflow
 
     with store.atomic_folder(target) as folder:
+        address = f"models:/{name}/{version}"
         with reaching(uri):
-            files = Path(
-                mlflow.artifacts.download_artifacts(
-                    f"models:/{name}/{version}", dst_path=str(folder / "all")
+            try:
+                files = Path(
+                    mlflow.artifacts.download_artifacts(address, dst_path=str(folder / "all"))
                 )
-            )
+            except mlflow.exceptions.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise ArtifactError(
+                    f"{address} has no files any more: {error}. "
+                    f"Go back with: perennial rollback {at.task}"
+                ) from error
         for file in (*artifact.FILES, "manifest.json"):
             if (files / file).is_file():
                 (files / file).rename(folder / file)

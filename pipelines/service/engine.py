@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 """Rows of several requests in one call of the model: more would keep the others waiting for too
-long, and fewer where their pictures are large. One request may have more: it is one call, whatever
-its size."""
+long, and fewer where their pictures are large. One request may have more, and is with no other."""
 
 
 class Engine:

@@ -13,6 +13,8 @@ from pipelines.artifact import Artifact, Examples
 from pipelines.contract import Contract
 from pipelines.errors import ArtifactError
 
+NUMBERS = {"integer", "number", "boolean"}
+"""Read alike, and not the same: what a client may send was the model's to learn from."""
 WARM_ROWS = (1, 64)
 """A graph's first call of a size is slow; these are a lone request and a busy moment."""
 
@@ -60,9 +62,12 @@ def compatible(model: Contract, service: Contract) -> str:
         if told != wanted
     ]
     reasons += unanswerable(model, service, service.inputs)
-    reasons += [
-        f"the model never learned from {n}" for n in service.inputs if n not in model.inputs
-    ]
+    for n in service.inputs:
+        ours = service.columns[n].type
+        if n not in model.inputs:
+            reasons.append(f"the model never learned from {n}")
+        elif {ours, theirs := model.columns[n].type} <= NUMBERS and ours != theirs:
+            reasons.append(f"{n} is of type {theirs} in the model and {ours} in the contract")
     return "; ".join(reasons)
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import labelled as labels
 from pipelines import periods, store
+from pipelines.agreement import unanswerable
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
 from pipelines.drift import performance, profile, shift
@@ -50,8 +52,9 @@ def run(
     Performance is judged on the answers that `version` itself gave to the period whose labels
     arrived last; answers of another version say nothing about this one and are left out.
     """
-    if artifact.contract.inputs != contract.inputs:
-        alarm = _other_columns(name, period, artifact, version, contract)
+    unlike = unanswerable(artifact.contract, contract)
+    if unlike or artifact.contract.inputs != contract.inputs:
+        alarm = _other_contract(name, period, artifact, version, contract, unlike)
         store.write_text(at.alarm(period), alarm.model_dump_json(indent=1))
         return alarm
     reference = profile.read(artifact.folder)
@@ -159,12 +162,19 @@ def _labelled(
     return answers.latest(found).reset_index(drop=True)
 
 
-def _other_columns(
-    name: str, period: str, artifact: Artifact, version: str, contract: Contract
+def _other_contract(
+    name: str,
+    period: str,
+    artifact: Artifact,
+    version: str,
+    contract: Contract,
+    unlike: Sequence[str],
 ) -> Alarm:
-    """The contract's inputs changed since the champion was trained: nothing can be compared."""
+    """Rows or label are not those that the champion was trained on: nothing can be compared."""
     before, now = set(artifact.contract.inputs), set(contract.inputs)
     new, gone = (", ".join(sorted(some)) or "none" for some in (now - before, before - now))
+    other = f"the contract's columns are not those of version {version}: new {new}, gone {gone}"
+    cannot = f"version {version} cannot answer rows of the contract: {'; '.join(unlike)}"
     return Alarm(
         task=name,
         period=period,
@@ -172,9 +182,7 @@ def _other_columns(
         rows=0,
         columns=(),
         raised=True,
-        reasons=(
-            f"the contract's columns are not those of version {version}: new {new}, gone {gone}",
-        ),
+        reasons=(*([other] if before != now else []), *([cannot] if unlike else [])),
     )
 
 

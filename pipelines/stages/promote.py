@@ -113,6 +113,8 @@ def _compare(
     if champion is not None:
         try:
             rival = artifact.load(registry.fetch(champion))
+        except RegistryError:
+            raise
         except PipelineError as error:
             reason = (
                 f"champion {champion} cannot be compared with: {error} Or promote by hand: "

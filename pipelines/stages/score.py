@@ -37,8 +37,8 @@ def run(
     if unlike:
         raise ArtifactError(
             f"score {name} {period}: version {version} cannot answer rows of contracts/{name}.yaml "
-            f"as it is now: {'; '.join(unlike)}. Let one answer that was trained under it: "
-            f"perennial promote {name} --version <version> --force"
+            f"as it is now: {'; '.join(unlike)}. Train one under it with: perennial retrain {name} "
+            f"--reason <why>; and let it answer with: perennial promote {name} --force"
         )
     still = (column for column in model.contract.inputs if column in contract.columns)
     wanted = list(dict.fromkeys((*contract.key, *contract.inputs, *still)))

@@ -79,7 +79,7 @@ class Kind(Protocol):
     ) -> Any:
         """What was fitted, for `answers` and `graph`.
 
-        folder: of this training alone, where a killed one is gone on from. on_step: told of the
+        folder: of this task's trainings, where a killed one is gone on from. on_step: told of the
         middle of an epoch, at most ten times a second. Raises ArtifactError where the training
         broke down.
         """

@@ -87,8 +87,11 @@ def _parquet(body: bytes, shape: Shape) -> pa.Table:
 
 def _bytes(files: pa.ChunkedArray) -> int:
     """Of all rows, each with a file of its own: the graph's inputs are made of these."""
+    import pyarrow as pa
     import pyarrow.compute as compute
 
+    if not pa.types.is_dictionary(files.type):
+        return 0  # a column of nothing
     some = [compute.binary_length(c.dictionary).take(c.indices) for c in files.chunks]
     return sum(compute.sum(lengths).as_py() or 0 for lengths in some)
 

@@ -74,8 +74,10 @@ def told_steps(patch: pytest.MonkeyPatch) -> list[str]:
 
         patch.setattr(owner, name, wrapped)
 
-    for step in ("ingest", "validate", "labels", "prepare", "train", "evaluate", "score"):
+    for step in ("ingest", "validate", "labels", "score"):
         spy(getattr(loop, step), "run", step)
+    for step in ("prepare", "train", "evaluate"):
+        spy(getattr(candidates, step), "run", step)
     spy(watching.monitor, "run", "monitor")
     spy(watching.policy, "decide", "policy")
     spy(Registry, "register", "register")

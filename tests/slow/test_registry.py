@@ -150,6 +150,26 @@ def test_mlflow_itself_answers_with_the_model_as_the_artifact_does(at: Paths):
     assert len(loaded.predict(example)) == len(example)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("RESOURCE_DOES_NOT_EXIST", ArtifactError), ("INTERNAL_ERROR", RegistryError)],
+)
+def test_files_that_are_gone_for_good_are_told_from_a_server_that_is_ill(
+    at: Paths, code: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+):
+    import mlflow
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    def fail(*_: object, **__: object) -> None:
+        raise mlflow.exceptions.MlflowException("no such model", ErrorCode.Value(code))
+
+    registry = Registry(at)
+    version = registry.register(artifact.load(at.model))
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    with pytest.raises(kind, match="no such model"):
+        registry.fetch(version)
+
+
 def test_files_altered_in_the_store_are_not_taken_for_the_model(at: Paths):
     registry = Registry(at)
     version = registry.register(artifact.load(at.model))
