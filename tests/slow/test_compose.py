@@ -19,7 +19,7 @@ from pipelines.stack.airflow import sqlite_url
 from pipelines.stack.pool import POOL
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SERVICES = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
 
