@@ -15,6 +15,7 @@ import yaml
 from pipelines import artifact, contract, metrics, store
 from pipelines.adapters import tracking
 from pipelines.artifact import About
+from pipelines.errors import MissingInput
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.stages import prepare, train
@@ -90,3 +91,13 @@ def test_threshold_and_measures_are_of_the_variant_that_serves(orders: Paths) ->
     assert about.threshold == pytest.approx(metrics.best_threshold(label, answers))
     assert about.metrics["validation_auc"] == pytest.approx(metrics.auc(label, answers))
     assert about.threshold != pytest.approx(whole.threshold)
+
+
+def test_rows_that_were_prepared_without_what_a_variant_is_judged_by_are_to_be_prepared_again(
+    orders: Paths,
+) -> None:
+    (orders.prepared / "validation.parquet").unlink()
+    make = {"make": ["pruned"], "prune": 0.6, "min_gain": 1, "max_auc_loss": 1, "max_parity": 1}
+    limits = {"max_log_loss_rise": 99, "max_slowdown": 99}
+    with pytest.raises(MissingInput, match="dvc repro prepare@orders"):
+        trained(orders, variants=make | limits)

@@ -73,7 +73,7 @@ def run(
         if chosen.name == ORIGINAL:
             answers = kind.answers(model, validation)
         else:
-            held = store.frame(at.prepared / "validation.parquet")
+            held = store.read_table(at.prepared / "validation.parquet", f"dvc repro prepare@{name}")
             raw = raw_inputs(held, contract, contract.inputs)
             answers = onnx.answers(graph, raw, "probability")
         about = _about(name, task, prepared, validation, answers).model_copy(
