@@ -5,7 +5,7 @@ and so is the epoch that a run keeps. The 10,000 test pictures are answered once
 weights it kept. Needs the four IDX files as distributed, in ../shared/data/fashion_mnist or in the
 folder that FASHION_MNIST names. One run alone:
 
-    python -m benchmarks.fashion --network resnet --seeds 0 --epochs 12
+    python -m benchmarks.fashion --network resnet --seeds 0 --epochs 9
 """
 
 from __future__ import annotations
@@ -34,20 +34,17 @@ AIMS = {"cnn": 0.935, "resnet": 0.950}
 
 def settings(network: str, seed: int, threads: int, epochs: int) -> train_params.Train:
     """Every epoch is trained: patience would end a one-cycle schedule before its rate has fallen."""
-    if network == "cnn":
-        cnn = train_params.Cnn(
-            epochs=epochs, patience=epochs, batch=256, learning_rate=5e-3, weight_decay=0.05,
-            average=0.99, label_smoothing=0.05,
-        )  # fmt: skip
-        augment = train_params.Augment(shift=1, flip=True)
-        chosen: dict[str, Any] = {"family": "cnn", "cnn": cnn, "augment": augment}
-    else:
-        resnet = train_params.Resnet(
-            epochs=epochs, patience=epochs, batch=256, learning_rate=3e-3, weight_decay=0.1,
-            average=0.995, label_smoothing=0.1,
-        )  # fmt: skip
-        augment = train_params.Augment(shift=2, flip=True, cutout=6)
-        chosen = {"family": "resnet", "resnet": resnet, "augment": augment}
+    common: dict[str, Any] = {
+        "epochs": epochs, "patience": epochs, "weight_decay": 0.05, "average": 0.99,
+        "label_smoothing": 0.05,
+    }  # fmt: skip
+    loop = (
+        train_params.Cnn(batch=256, learning_rate=5e-3, **common)
+        if network == "cnn"
+        else train_params.Resnet(batch=128, learning_rate=2e-3, **common)
+    )
+    augment = train_params.Augment(shift=1, flip=True)
+    chosen: dict[str, Any] = {"family": network, network: loop, "augment": augment}
     return train_params.Train(seed=seed, threads=threads, precision=precision(), **chosen)
 
 
