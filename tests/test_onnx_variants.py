@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from pipelines import images
 from pipelines.adapters import onnx_int8, onnx_layers, onnx_variants
 from pipelines.artifact import PARITY
 from pipelines.graph import open_graph, raw_inputs
@@ -67,6 +69,26 @@ def test_static_scales_come_from_the_rows_that_calibrate():
     dark = {"pixels": feeds["pixels"] // 16}
     graph = case_of("pictures").graph
     assert onnx_int8.static(graph, feeds) != onnx_int8.static(graph, dark)
+
+
+def test_large_pictures_go_through_a_graph_a_few_at_a_time(monkeypatch):
+    """256 of a megapixel each are 32 GB in the first layer of the usual cnn."""
+    pixels = case_of("pictures").feeds["pixels"]
+    calibration, test = {"pixels": pixels[:40]}, {"pixels": pixels[40:80]}
+    monkeypatch.setattr(images, "PIXELS", 7 * pixels[0].size)
+    asked, run_session = [], onnxruntime.InferenceSession.run
+
+    def counted(session, outputs, feeds, *options):
+        asked.append(len(feeds["pixels"]))
+        return run_session(session, outputs, feeds, *options)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", counted)
+    chosen = onnx_variants.choose(
+        case_of("pictures").graph, calibration, test, case_of("pictures").label[40:80],
+        LOOSE.model_copy(update={"make": ("int8_static",)}),
+    )  # fmt: skip
+    assert max(asked) == 7
+    assert len(chosen.answers) == 40
 
 
 def test_fp16_keeps_every_weight_in_half_precision_and_half_the_bytes(case):

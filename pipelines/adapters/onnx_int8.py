@@ -23,11 +23,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipelines import images
 from pipelines.adapters import onnx_layers
 
 LEVELS = 64
 CALIBRATED_TOGETHER = 256
-"""Rows that go through the graph at once; bounds memory."""
+"""Most rows that go through the graph at once, and fewer of large pictures; bounds memory."""
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax")
 MOVES = ("AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "MaxPool", "Reshape")
 """What leaves values as they are, or between those that they were."""
@@ -190,13 +191,15 @@ class _Calibration:
     def __init__(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> None:
         self.feeds = {name: feeds[name] for name in wanted}
         self.rows = len(next(iter(self.feeds.values())))
+        of_pictures = min(images.together(v.shape[1:3]) for v in self.feeds.values())
+        self.together = min(CALIBRATED_TOGETHER, of_pictures)
         self.at = 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         if self.at >= self.rows:
             return None
-        part = slice(self.at, self.at + CALIBRATED_TOGETHER)
-        self.at += CALIBRATED_TOGETHER
+        part = slice(self.at, self.at + self.together)
+        self.at += self.together
         return {name: values[part] for name, values in self.feeds.items()}
 
 

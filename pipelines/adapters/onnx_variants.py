@@ -162,9 +162,9 @@ def _look(graphs: dict[str, bytes], test: Feeds) -> dict[str, Seen]:
     sessions = {name: open_graph(graph) for name, graph in graphs.items()}
     wanted = [i.name for i in next(iter(sessions.values())).get_inputs()]
     feeds = {name: test[name] for name in wanted}
-    took = {rows: _in_turns(sessions, feeds, rows) for rows in ROUNDS}
-    rows = len(next(iter(feeds.values())))
     some = min(images.together(v.shape[1:3]) for v in feeds.values())
+    took = {rows: _in_turns(sessions, feeds, rows, some) for rows in ROUNDS}
+    rows = len(next(iter(feeds.values())))
     return {
         name: Seen(
             answers=_answers(session, feeds, rows, some),
@@ -183,14 +183,20 @@ def _answers(
 ) -> np.ndarray:
     return np.concatenate(
         [
-            session.run(["probability"], {n: v[at : at + together] for n, v in feeds.items()})[0]
-            for at in range(0, rows, together)
+            session.run(["probability"], part)[0]
+            for part in _parts({n: v[:rows] for n, v in feeds.items()}, rows, together)
         ]
     )
 
 
+def _parts(feeds: Feeds, rows: int, together: int) -> list[dict[str, np.ndarray]]:
+    """As the artifact asks a graph, which bounds memory however large the pictures are."""
+    starts = range(0, rows, together)
+    return [{n: v[at : at + together] for n, v in feeds.items()} for at in starts]
+
+
 def _in_turns(
-    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Feeds, rows: int
+    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Feeds, rows: int, together: int
 ) -> dict[str, float]:
     """Median milliseconds of each. All answer before any answers again, so that a machine that is
     busy for a while is busy for all of them; and each round begins with the next one, or a busy
@@ -204,10 +210,11 @@ def _in_turns(
         if turn >= FEWEST and time.perf_counter() > until:
             break
         asked = np.arange(turn * rows, (turn + 1) * rows) % there
-        part = {name: values[asked] for name, values in feeds.items()}
+        parts = _parts({name: values[asked] for name, values in feeds.items()}, rows, together)
         first = turn % len(sessions)
         for name, session in (*graphs[first:], *graphs[:first]):
             began = time.perf_counter()
-            session.run(["probability"], part)
+            for part in parts:
+                session.run(["probability"], part)
             took[name].append(time.perf_counter() - began)
     return {name: float(np.median(times)) * 1e3 for name, times in took.items()}
