@@ -21,8 +21,8 @@ from pipelines.paths import Paths
 from pipelines.prepared import Prepared, load_prepared
 from pipelines.provenance import here
 from pipelines.records import Record
-from pipelines.search import Job, bench, fit_all, quietly, search
-from pipelines.tasks.base import KINDS, load_rows
+from pipelines.search import Job, bench, fit_all, quietly, rows_of, search
+from pipelines.tasks.base import KINDS
 from pipelines.tuning import Fold, Values
 
 
@@ -75,7 +75,7 @@ def run(
     _check(name, task, contract)
     prepared = load_prepared(at, name)
     _refuse_stale(name, task, contract, at, prepared)
-    rows = load_rows(at, "train", task)
+    rows = rows_of(task, at)
     folds = tuning.folds(rows.time, task.tune.folds)
     outer = tuning.outer(rows.time, task.tune.outer_folds, task.tune.folds) if nested else ()
     inner = [tuning.folds(rows.time[: fold.judged.start], task.tune.folds) for fold in outer]

@@ -20,6 +20,8 @@ from pipelines.drift import profile
 from pipelines.errors import ParamsError
 from pipelines.graph import open_graph, raw_inputs
 from pipelines.params import Task
+from pipelines.paths import Paths
+from pipelines.search import rows_of
 from pipelines.sources.digits import Digits
 from pipelines.tasks.base import KINDS, Kind
 from tests.conftest import REPOSITORY
@@ -164,6 +166,19 @@ def test_a_row_is_known_again_wherever_it_stands_or_never(world: World):
     if names is not None:
         assert len(set(names)) > 1
         assert np.array_equal(names[chosen], of_some)
+
+
+def test_a_search_has_each_row_that_would_be_known_again_once(world: World, tmp_path: Path):
+    """Else a fold judges a model on what it was fitted on."""
+    at, names = Paths(tmp_path, "task"), world.kind.known_by(world.train)
+    there = np.arange(len(world.train))
+    again = world.train.take(np.concatenate([there, there[:3]]))
+    store.write_arrays(at.prepared / "train.npz", **vars(again))
+    found = rows_of(world.task, at)
+    if names is None:
+        assert len(found) == len(again)
+    else:
+        assert world.kind.known_by(found).tolist() == list(dict.fromkeys(names.tolist()))
 
 
 def test_statistics_are_of_the_rows_that_were_given_and_no_others(world: World):
