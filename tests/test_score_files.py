@@ -313,6 +313,27 @@ def test_a_wrong_row_refuses_its_file_whole_and_the_others_are_answered(world: W
     assert len(list(world.at.served_files.iterdir())) == 1
 
 
+def test_a_row_that_the_model_cannot_compute_with_refuses_its_file_and_no_other(
+    world: World, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(files, "CHUNK_ROWS", 4)
+    apart = pump_graph({"heat": 1e10, "noise": -1e10})
+    world.models = {"1": pump_model(tmp_path / "apart" / "model", apart)}
+    large = rows()
+    large.loc[6, ["heat", "noise"]] = 3e38  # infinity less infinity
+    world.put("a.csv", large)
+    world.put("b.csv", rows(seed=1))
+    done = world.score()
+    assert [a.file for a in done.answered] == ["b.csv"]
+    (error,) = done.refused
+    assert isinstance(error, Quarantined)
+    assert "a.csv is not answered" in str(error)
+    assert "rows[6].heat is 3e38; allowed: a number within ±1e+20" in str(error)
+    assert len(world.plainly_logged()) == 40
+    world.put("a.csv", rows())
+    assert [a.file for a in world.score().answered] == ["a.csv"]
+
+
 def test_text_that_is_no_value_of_its_column_is_told_with_its_row(world: World):
     wrong = rows().astype(object)
     wrong.loc[5, "heat"] = "warm"

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipelines import store
 from pipelines.artifact import Artifact
@@ -25,6 +22,7 @@ from pipelines.records import Record
 from pipelines.served import answers, table
 from pipelines.served.day_files import CHUNK_ROWS, coded
 from pipelines.served.hidden import hider
+from pipelines.wire.read import Wire
 from pipelines.wire.schema import pictures_at_once
 
 if TYPE_CHECKING:
@@ -61,13 +59,13 @@ def answer(
     claim: Claim,
     contract: Contract,
     rows: pa.Table,
-    feeds: Callable[[pa.Table], dict[str, np.ndarray]],
+    wire: Wire,
     model: Artifact,
 ) -> pa.Table:
     """One answer a row, in their order, with `table.schema(contract)`.
 
-    rows: of the wire, which also makes the graph's inputs of some of them. Raises ArtifactError when
-    an answer is no probability.
+    rows: of the wire. Raises Refused naming rows that the model cannot compute with, and ArtifactError
+    when an answer is no probability for another reason.
     """
     import pyarrow as pa
 
@@ -76,11 +74,12 @@ def answer(
     for first in range(0, rows.num_rows, at_once):
         part = rows.slice(first, at_once)
         began = time.perf_counter()
-        probability = model.run(feeds(part))
+        feeds = wire.table_feeds(part)
+        probability = model.run(feeds)
         latency = time.perf_counter() - began
         # Written so that NaN fails it too.
         if not (probability.min() >= 0 and probability.max() <= 1):
-            raise ArtifactError(
+            raise wire.beyond(feeds, probability, first) or ArtifactError(
                 f"version {claim.version} answers with what is no probability. "
                 f"Go back with: perennial rollback {contract.task}"
             )

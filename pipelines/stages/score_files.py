@@ -101,7 +101,11 @@ def run(
                 continue
 
             claim = files.claim_of(at, content, champion)
-            made = files.answer(claim, contract, rows, wire.table_feeds, model_of(claim.version))
+            try:
+                made = files.answer(claim, contract, rows, wire, model_of(claim.version))
+            except Refused as unanswerable:
+                refused.append(Quarantined(_told(path, unanswerable.problem, again)))
+                continue
 
             files.record(at, contract, claim, made)
             files.write(target, _for_who_asked(made, contract, path.name, claim.digest))

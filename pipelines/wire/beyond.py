@@ -19,12 +19,16 @@ _ALLOWED = f"a number within ±{LARGE:g}: to this row, the model's answer is no 
 
 
 def refusal(
-    numbers: Sequence[str], feeds: Mapping[str, np.ndarray], probability: np.ndarray
+    numbers: Sequence[str],
+    feeds: Mapping[str, np.ndarray],
+    probability: np.ndarray,
+    first: int = 0,
 ) -> Refused | None:
     """Names what is beyond LARGE in the rows whose answer is NaN.
 
-    probability: (N,), or (N, K) of each class. None where the model is at fault: it says NaN of a row
-    without such a value, or something else that is no probability.
+    probability: (N,), or (N, K) of each class; first: place of the first of them in what was asked.
+    None where the model is at fault: it says NaN of a row without such a value, or something else that
+    is no probability.
     """
     lacking = np.isnan(probability.reshape(len(probability), -1)).any(axis=1)
     rest = probability[~lacking]
@@ -35,7 +39,9 @@ def refusal(
         return None
     cells = np.argwhere(large & lacking[:, np.newaxis])
     told = [
-        problem.wrong(f"rows[{row}].{numbers[at]}", _shown(feeds[numbers[at]][row]), _ALLOWED)
+        problem.wrong(
+            f"rows[{first + row}].{numbers[at]}", _shown(feeds[numbers[at]][row]), _ALLOWED
+        )
         for row, at in cells[:MOST].tolist()
     ]
     return problem.refused_rows(told, len(cells) - len(told), "unanswerable-rows")

@@ -94,10 +94,13 @@ class Wire:
         break; only columns with such rows. Of the inputs: keys that are none are not looked at."""
         return outside.counts(self._outside, feeds)
 
-    def beyond(self, feeds: dict[str, np.ndarray], probability: np.ndarray) -> Refused | None:
+    def beyond(
+        self, feeds: dict[str, np.ndarray], probability: np.ndarray, first: int = 0
+    ) -> Refused | None:
         """What of the rows the model cannot compute with; None where an answer that is no probability
-        is its own fault. probability: (N,), or (N, K) of each class."""
-        return beyond.refusal(self._numbers, feeds, probability)
+        is its own fault. probability: (N,), or (N, K) of each class; first: the first row's place in
+        what was asked."""
+        return beyond.refusal(self._numbers, feeds, probability, first)
 
     def example(self, artifact_examples: pd.DataFrame) -> dict[str, Any]:
         """The first of the artifact's example rows that this wire takes, as a JSON row.
