@@ -16,6 +16,7 @@ from of_tasks import (
     telling,
 )
 
+from pipelines import notify
 from pipelines.stage_graph import stages_before
 
 DOC = """Retrains **{task}** in a git worktree, stage by stage as `dvc.yaml` has them.
@@ -58,7 +59,10 @@ for name, task in TASKS.items():
         begin = telling(
             "open", f'{retrain} open ${{REASON:+--reason "$REASON"}}', {"REASON": REASON}, or_skip
         )
-        close = command("close", f"{retrain} close").as_teardown(setups=begin)
+        # A run's state is that of its last steps but this one, so this one tells of itself. (Counted
+        # among them, `on_failure_fail_dagrun`, it would be the only one: a failed training was green.)
+        close = command("close", f"{retrain} close", on_failure_callback=notify.step_failed)
+        close.as_teardown(setups=begin)
         graph = stages_before(ROOT / "dvc.yaml", name)
         stages = {
             stage: command(stage, f"{retrain} {stage}", **(GPU if stage == "train" else {}))

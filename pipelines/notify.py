@@ -1,7 +1,7 @@
 """Tell people that a scheduled run failed or is late: one JSON message to an address of theirs.
 
 The address is PERENNIAL_NOTIFY_URL (a chat's incoming webhook, which reads `text`, or anything that
-takes JSON); without it the message is in the scheduler's log only. Airflow calls both functions in
+takes JSON); without it the message is in the scheduler's log only. Airflow calls these functions in
 processes of its own, so they must be importable there and import nothing heavy.
 """
 
@@ -28,6 +28,19 @@ def failed(context: Mapping[str, Any]) -> None:
     tell(
         {
             "text": f"{run.dag_id} failed: {context.get('reason') or 'a task failed'} ({run.run_id})",
+            "kind": "failed",
+            "dag": run.dag_id,
+            "run": run.run_id,
+        }
+    )
+
+
+def step_failed(context: Mapping[str, Any]) -> None:
+    """`on_failure_callback` of a task whose run is not failed by it."""
+    run, step = context["dag_run"], context["task"].task_id
+    tell(
+        {
+            "text": f"{run.dag_id}: {step} failed ({run.run_id})",
             "kind": "failed",
             "dag": run.dag_id,
             "run": run.run_id,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import flow, stage_graph
+from pipelines import flow, notify, stage_graph
 from pipelines.stack import pool
 from tests import airflow_world
 from tests.airflow_world import Commands
@@ -287,6 +287,20 @@ def test_a_stage_that_fails_publishes_nothing_and_still_closes(bag, commands):
     assert found["publish"] == "upstream_failed"
     assert found["close"] == "success"
     assert run.state == "failed"
+
+
+def test_a_worktree_that_cannot_be_closed_is_told_though_its_run_succeeded(
+    bag, commands, monkeypatch
+):
+    commands.answer({"step open": DUE, "step judge": VERDICT})
+    script = commands.folder / "perennial"
+    script.write_text(script.read_text() + "\nif 'close' in words[3:]: sys.exit('busy')\n")
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(notify, "tell", told.append)
+    run = bag.dags["retrain_flights"].test()
+    assert states(run)["close"] == "failed"
+    assert run.state == "success"
+    assert [m["text"] for m in told] == [f"retrain_flights: close failed ({run.run_id})"]
 
 
 def test_a_batch_in_quarantine_fails_its_run_once_and_is_told_to_nobody(bag, commands):
