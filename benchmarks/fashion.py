@@ -28,7 +28,9 @@ from pipelines.models.pictures import fit_pictures
 from pipelines.records import Pictures
 
 FOLDER = Path(__file__).parent.parent.parent / "shared" / "data" / "fashion_mnist"
-CLASSES, VALIDATION, REACHED = 10, 5_000, 0.93
+CLASSES, VALIDATION = 10, 5_000
+REACHED = (0.93, 0.94)
+"""Shares of validation whose first epoch is told with its seconds."""
 AIMS = {"cnn": 0.935, "resnet": 0.950}
 
 
@@ -78,14 +80,15 @@ def one(chosen: train_params.Train, folder: Path) -> dict[str, float | None]:
     whole = read(folder, "train")
     order = np.random.default_rng(0).permutation(len(whole))
     train, validation = order[:-VALIDATION], order[-VALIDATION:]
-    reached: list[float] = []
+    reached: dict[float, float] = {}
 
     def on_epoch(epoch: int, found: dict[str, float]) -> None:
         seconds, share = time.perf_counter() - began, found["validation_accuracy"]
         name = f"{chosen.family} seed {chosen.seed} epoch {epoch}"
         print(f"{name}: {share:.4f} of validation after {seconds:.0f} s", flush=True)
-        if share >= REACHED:
-            reached.append(seconds)
+        for aim in REACHED:
+            if share >= aim:
+                reached.setdefault(aim, seconds)
 
     began = time.perf_counter()
     fitted = fit_pictures(
@@ -102,7 +105,7 @@ def one(chosen: train_params.Train, folder: Path) -> dict[str, float | None]:
         "test_accuracy": right,
         "validation_accuracy": fitted.best["validation_accuracy"],
         "seconds": seconds,
-        f"seconds to {REACHED} of validation": reached[0] if reached else None,
+        **{f"seconds to {aim} of validation": reached.get(aim) for aim in REACHED},
     }
 
 

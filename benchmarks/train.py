@@ -10,7 +10,8 @@ The same network, the same rows and the same number of threads (one) in every lo
 
 Tables have the shape of the flights (columns, categories, three months of rows), pictures that of
 Fashion-MNIST; what is in them does not matter for the time. Rows a second of whole epochs; a figure
-is the median over the rounds of the ratio within a round.
+is the median over the rounds of the ratio within a round. Of the ResNet the share of the device's
+peak is told beside them, with no aim (`train_peak.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure, close
+from benchmarks.train_peak import share_of_peak
 from benchmarks.train_rivals import dataloader, lightning, limit, mlp_classifier
 from pipelines import train_params
 from pipelines.models import fit
@@ -62,6 +64,9 @@ def main() -> None:
             figures.append(
                 Figure(f"{name}: over MLPClassifier", ratio(speeds, "MLPClassifier"), 1, "at least")
             )
+    detail["ResNet"] = share_of_peak()
+    for name, value in detail["ResNet"].items():
+        print(f"ResNet    {name}: {value if isinstance(value, str) else f'{value:,.3g}'}")
     share = logging_share()
     detail["share of an epoch that MLflow takes"] = share
     figures.append(Figure("tables: share of an epoch for MLflow", share, 0.02, "at most"))
