@@ -185,7 +185,8 @@ def judged(seed: int) -> dict[str, bool]:
 
     reference, batch = days_in_random_order(seed)
     train = reference.sample(15_000, random_state=seed)
-    both = profile.encoded(pd.concat([train, batch]), TIME, CONTRACT.numbers, CONTRACT.categories)
+    numbers = (profile.clock(TIME), *CONTRACT.numbers)
+    both = profile.encoded(pd.concat([train, batch]), TIME, numbers, CONTRACT.categories)
     model = HistGradientBoostingClassifier(max_iter=60, early_stopping=False, random_state=seed)
     model.fit(both[: len(train)], train["late"])
     answers = batch.assign(probability=model.predict_proba(both[len(train) :])[:, 1])

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from pipelines import contract
+from pipelines import contract, images
 from pipelines.drift import blocks, profile, shift
 from pipelines.params import Monitor
+from pipelines.sources import dealing
 from pipelines.sources.flights import Flights
-from pipelines.tasks import tabular
+from pipelines.tasks import image, tabular
 from tests.conftest import REPOSITORY
 
 SHOP = contract.parse(
@@ -95,7 +96,7 @@ def test_the_same_rows_and_seed_give_the_same_bytes_and_come_back(tmp_path, know
 def test_the_label_and_the_key_are_no_part_of_the_picture(known):
     assert "returned" not in known.sample
     assert "order" not in known.sample
-    assert set(known.summary.plain) == {"price", "weight", "discount"}
+    assert set(known.summary.numbers) == {CLOCK, "price", "weight", "discount"}
 
 
 def test_what_was_read_back_finds_what_the_first_found(tmp_path, known):
@@ -252,6 +253,23 @@ def test_a_constant_and_an_empty_training_column_do_not_divide_by_zero():
     assert moved(known, same) == set()
     assert moved(known, same.assign(price=5.1)) == {"price"}
     assert moved(known, same.assign(weight=1.0)) == {"weight (missing)"}
+
+
+@pytest.mark.parametrize("rows", [35, 42])
+def test_times_of_day_that_a_source_made_up_are_no_news(rows):
+    """A week of 35 pictures has five times of day; the weeks before had hundreds."""
+    digits = contract.load(REPOSITORY / "contracts/digits.yaml")
+
+    def week(number: int, rows: int) -> pd.DataFrame:
+        pixels = np.random.default_rng(number).integers(0, 256, (rows, 8, 8, 1), dtype=np.uint8)
+        times = dealing.spread(rows, f"2024-W{number:02}", "week")
+        return pd.DataFrame({"image": [images.png(p) for p in pixels], digits.time: times})
+
+    before = pd.concat([week(1, 120), week(2, 118), week(3, 125)], ignore_index=True)
+    known = profile.make(image.watched(before, digits, None), seed=7)
+    batch = image.watched(week(4, rows), digits, None).table
+    assert moved(known, batch) == set()
+    assert not shift.joint(known, batch, SETTINGS, 7).drifted
 
 
 @given(st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))

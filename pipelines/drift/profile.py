@@ -44,18 +44,16 @@ class Summary(Record):
     rows: int
     time: str
     numbers: dict[str, Number]
-    """The time of day first."""
+    """Columns, and `clock` where the time of day is watched."""
     categories: dict[str, Category]
-
-    @property
-    def plain(self) -> tuple[str, ...]:
-        """Numbers that are columns of the table: all but the time of day."""
-        return tuple(name for name in self.numbers if name != clock(self.time))
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Rows as the monitor looks at them: columns `time`, `numbers` and `categories` of a table."""
+    """Rows as the monitor looks at them: columns `time`, `numbers` and `categories` of a table.
+
+    numbers: has `clock(time)` where the time of day may be news, and not where times may be made up.
+    """
 
     table: pd.DataFrame
     time: str
@@ -72,7 +70,8 @@ class Profile:
 
 def make(rows: Watched, seed: int) -> Profile:
     """rows: of training. The same rows and seed give the same bytes."""
-    table = rows.table[[rows.time, *rows.numbers, *rows.categories]]
+    columns = [name for name in rows.numbers if name != clock(rows.time)]
+    table = rows.table[[rows.time, *columns, *rows.categories]]
     return Profile(
         summary=summarise(table, rows.time, rows.numbers, rows.categories),
         sample=draw(table, rows.time, SAMPLE, seed),
@@ -110,7 +109,7 @@ def summarise(
     return Summary(
         rows=len(table),
         time=time,
-        numbers={name: _number(values(table, name, time)) for name in (clock(time), *numbers)},
+        numbers={name: _number(values(table, name, time)) for name in numbers},
         categories={
             name: Category(
                 nulls=float(table[name].isna().mean()),
@@ -146,8 +145,8 @@ def seconds(table: pd.DataFrame, time: str) -> np.ndarray:
 def encoded(
     table: pd.DataFrame, time: str, numbers: Iterable[str], categories: Iterable[str]
 ) -> np.ndarray:
-    """(N, 1 + P + C) float64 for a boosting: time of day, numbers, codes of the categories."""
+    """(N, P + C) float64 for a boosting: numbers, codes of the categories."""
     import pandas as pd
 
-    columns = [values(table, name, time) for name in (clock(time), *numbers)]
+    columns = [values(table, name, time) for name in numbers]
     return np.column_stack(columns + [pd.factorize(table[c], sort=True)[0] for c in categories])

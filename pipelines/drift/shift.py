@@ -47,7 +47,7 @@ def columns(
     """
     was = profile.summary
     current = draw(table, was.time, settings.sample, seed)
-    names = was.plain, tuple(was.categories)
+    names = tuple(was.numbers), tuple(was.categories)
     # Of all rows: a sample of a category with a hundred values strays by .05 through chance alone.
     effects = distances(was, summarise(table, was.time, *names))
     history = [
@@ -187,7 +187,7 @@ def _tell_apart(reference: pd.DataFrame, current: pd.DataFrame, was: Summary, se
     import pandas as pd
 
     both = pd.concat([reference, current], ignore_index=True)
-    features = encoded(both, was.time, was.plain, was.categories)
+    features = encoded(both, was.time, was.numbers, was.categories)
     side = np.r_[np.zeros(len(reference), dtype=int), np.ones(len(current), dtype=int)]
     block = np.concatenate(
         blocks.of(seconds(reference, was.time), seconds(current, was.time), seed)

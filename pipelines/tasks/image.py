@@ -166,6 +166,8 @@ def watched(table: pd.DataFrame, contract: Contract, model: Artifact | None) -> 
 def _watched(
     pixels: np.ndarray, time: np.ndarray, embedding: np.ndarray | None, contract: Contract
 ) -> Watched:
+    """Without the time of day: folders and IDX files tell none, and `sources/dealing.py` makes one up that
+    differs with how many pictures a period has."""
     import pandas as pd
 
     name, _ = picture(contract)

@@ -13,7 +13,7 @@ from pipelines import store
 from pipelines.adapters import onnx
 from pipelines.artifact import Artifact
 from pipelines.contract import Contract
-from pipelines.drift.profile import Watched
+from pipelines.drift.profile import Watched, clock
 from pipelines.encoder import Encoder
 from pipelines.errors import ArtifactError, ParamsError
 from pipelines.graph import raw_inputs
@@ -141,4 +141,5 @@ def reference(train: Rows, contract: Contract, graph: bytes, seed: int) -> None:
 
 
 def watched(table: pd.DataFrame, contract: Contract, model: Artifact | None) -> Watched:
-    return Watched(table, contract.time, contract.numbers, contract.categories)
+    numbers = (clock(contract.time), *contract.numbers)
+    return Watched(table, contract.time, numbers, contract.categories)
