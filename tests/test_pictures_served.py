@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -28,6 +29,7 @@ from pipelines.service.asked import Answered
 from pipelines.service.label_body import labels_decoder, wrong_labels
 from pipelines.service.pages import openapi
 from pipelines.service.verify import compatible
+from pipelines.sources import rows as handed
 from pipelines.sources.digits import Digits
 from pipelines.wire import bulk, schema
 from pipelines.wire.json_schema import row_schema
@@ -71,6 +73,27 @@ def table(asked: list[dict[str, Any]]) -> pa.Table:
             "image": pa.array([base64.b64decode(r["image"]) for r in asked], pa.binary()),
         }
     )
+
+
+# in files ----------------------------------------------------------------------------------------
+
+
+def test_a_csv_holds_pictures_as_json_does():
+    asked = rows()
+    found = handed.read(".csv", pd.DataFrame(asked).to_csv(index=False).encode(), WIRE.shape)
+    assert found["image"].to_pylist() == table(asked)["image"].to_pylist()
+
+
+def test_what_is_no_base64_in_a_csv_is_told_by_row():
+    asked = [row | {"image": text} for row, text in zip(rows(), ["", "a.png", "ü"], strict=True)]
+    with pytest.raises(Refused) as refused:
+        handed.read(".csv", pd.DataFrame(asked).to_csv(index=False).encode(), WIRE.shape)
+    told = [mistake.message for mistake in refused.value.problem.errors]
+    assert [t.partition(";")[0] for t in told] == [
+        'rows[1].image is "a.png"',
+        'rows[2].image is "ü"',
+    ]
+    assert all("in JSON and CSV as base64" in message for message in told)
 
 
 # asked --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ a value that cannot be read is told as any other mistake is: row, column, value,
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def _typed(text: pa.ChunkedArray, field: Field, mistakes: list[problem.Mistake])
         floated = pc.match_substring_regex(text, f"^{FLOATED}$")
         # As when a batch is read: whole numbers with gaps are written as floats by many.
         return pc.replace_substring(text, ".0", "") if pc.all(floated).as_py() else text
+    if field.column.type == "image":
+        return _pictures(text, field, mistakes)
     bare = pc.utf8_trim_whitespace(text)
     kinds = {
         "timestamp": (pa.timestamp("us"),),
@@ -93,6 +96,22 @@ def _typed(text: pa.ChunkedArray, field: Field, mistakes: list[problem.Mistake])
         if value in strange:
             mistakes.append(problem.wrong(f"rows[{row}].{field.name}", value, field.allowed))
     return pa.chunked_array([pa.nulls(len(text), kinds[-1])])
+
+
+def _pictures(
+    text: pa.ChunkedArray, field: Field, mistakes: list[problem.Mistake]
+) -> pa.ChunkedArray:
+    """In base64, as JSON has them."""
+    import pyarrow as pa
+
+    found: list[bytes | None] = []
+    for row, value in enumerate(text.to_pylist()):
+        try:
+            found.append(None if value is None else base64.b64decode(value, validate=True))
+        except ValueError:
+            mistakes.append(problem.wrong(f"rows[{row}].{field.name}", value, field.allowed))
+            found.append(None)
+    return pa.chunked_array([pa.array(found, pa.binary())])
 
 
 def _reads(value: str | None, kind: pa.DataType) -> bool:

@@ -56,7 +56,7 @@ class Field:
     def _present(self) -> Any:
         match self.column.type:
             case "image":
-                return Annotated[bytes, Meta(min_length=1)]  # in JSON as base64
+                return Annotated[bytes, Meta(min_length=1)]  # in JSON and CSV as base64
             case "timestamp":
                 return Annotated[dt.datetime, Meta(tz=False)]
             case "boolean":
@@ -124,7 +124,7 @@ class Field:
                 height, width = self.column.size
                 return (
                     f"a picture file (PNG, JPEG, ...) of {height} x {width} pixels, mode "
-                    f"{self.column.mode}; in JSON as base64"
+                    f"{self.column.mode}; in JSON and CSV as base64"
                 )
             case "timestamp":
                 hours = f", hours {self.hours[0]} to {self.hours[1]}" if self.hours else ""
