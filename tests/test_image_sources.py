@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import struct
@@ -328,6 +329,27 @@ def test_a_contract_that_such_a_source_cannot_fill_is_refused(tmp_path, change):
         ImageFolder(tmp_path, other, "week")
 
 
+@pytest.mark.parametrize("gone", ["cat", "cat/1.png"])
+def test_what_cannot_be_looked_at_is_named(tmp_path, monkeypatch, gone):
+    """A folder of somebody else's, and a file that is moved away while the folder is read."""
+    write(tmp_path / "cat" / "1.png")
+    write(tmp_path / "dog" / "2.png")
+
+    def refusing(of):
+        def call(path, *given, **named):
+            if path == tmp_path / gone:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return of(path, *given, **named)
+
+        return call
+
+    name = "stat" if gone.endswith("png") else "iterdir"
+    monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    monkeypatch.setattr(Path, "is_file", lambda path: path.suffix == ".png")
+    with pytest.raises(SourceError, match=f"{gone} cannot be looked at: Permission denied"):
+        ImageFolder(tmp_path, PETS, "day").periods()
+
+
 # IDX ------------------------------------------------------------------------------------------
 
 
@@ -373,7 +395,15 @@ def test_rows_are_dealt_into_batches_in_the_order_of_the_file(tmp_path, end):
 
 def test_a_label_beyond_the_classes_is_left_for_validation_to_name(tmp_path):
     source = pair(tmp_path, labels=idx(np.full(25, 7, np.uint8)))
-    assert set(source.read("2024-02-28")["animal"]) == {"7"}
+    assert set(source.read("2024-02-28")["animal"]) == {"label 7"}
+
+
+def test_a_label_beyond_classes_that_are_called_by_numbers_is_none_of_them(tmp_path):
+    pair(tmp_path, labels=idx(np.full(25, 2, np.uint8)))
+    animal = PETS.columns["animal"].model_copy(update={"values": ("1", "2")})
+    numbered = PETS.model_copy(update={"columns": PETS.columns | {"animal": animal}})
+    source = Idx(tmp_path / "train-images-idx3-ubyte", numbered, "day", "2024-02-28", 10)
+    assert set(source.read("2024-02-28")["animal"]) == {"label 2"}
 
 
 @pytest.mark.parametrize(

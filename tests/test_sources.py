@@ -91,13 +91,14 @@ columns:
 """
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV", ".Parquet"])
 def test_files_are_cut_into_periods_whatever_file_they_lie_in(tmp_path, suffix):
     table = shop(days=40)
     parts = [table.iloc[::2], table.iloc[1::2]]
     for number, part in enumerate(parts):
         path = tmp_path / f"part{number}{suffix}"
-        part.to_csv(path, index=False) if suffix == ".csv" else part.to_parquet(path, index=False)
+        text = suffix.lower() == ".csv"
+        part.to_csv(path, index=False) if text else part.to_parquet(path, index=False)
     source = Files(tmp_path.parent, tmp_path.name, contract.parse(SHOP), "week")
     assert source.periods()[:2] == ("2024-W01", "2024-W02")
     rows = pd.concat([source.read(p) for p in source.periods()], ignore_index=True)
@@ -118,6 +119,16 @@ def test_a_file_without_the_time_column_is_named_with_its_columns(tmp_path):
 def test_a_time_that_is_none_is_named_with_file_and_column(tmp_path):
     shop(days=2).astype({"ordered_at": object}).assign(ordered_at="soon").to_csv(tmp_path / "a.csv")
     with pytest.raises(SourceError, match=r"a\.csv, column 'ordered_at'.*ISO 8601"):
+        Files(tmp_path, "*.csv", contract.parse(SHOP), "week").periods()
+
+
+def test_a_row_without_a_time_is_told_and_not_dropped(tmp_path):
+    table = shop(days=2)
+    table.loc[[5, 9], "ordered_at"] = pd.NaT
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(
+        SourceError, match=r"a\.csv has 2 rows without ordered_at.* row 5, .*ingest"
+    ):
         Files(tmp_path, "*.csv", contract.parse(SHOP), "week").periods()
 
 

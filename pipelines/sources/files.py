@@ -6,6 +6,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipelines import store
@@ -29,7 +30,7 @@ class Files:
 
     def periods(self) -> tuple[str, ...]:
         times = pd.concat([table[self._contract.time] for table in self._files()])
-        return tuple(sorted(period_names(times, self._period).dropna().unique()))
+        return tuple(sorted(period_names(times, self._period).unique()))
 
     def read(self, period: str) -> pd.DataFrame:
         """Only the columns of the files that hold the period: what they lack must be missed."""
@@ -65,8 +66,19 @@ class Files:
                     table[name] = self._timestamps(table[name], path)
                 elif column.type == "category" and name in table.columns:
                     table[name] = as_text(table[name])
+            self._refuse_without_time(path, table[time])
             tables.append(table)
         return tables
+
+    def _refuse_without_time(self, path: Path, times: pd.Series) -> None:
+        """Such a row belongs to no period, and so no validation would ever see it."""
+        without = np.flatnonzero(times.isna())
+        if len(without):
+            raise SourceError(
+                f"source files: {path} has {len(without):,} rows without {times.name}, the first is row "
+                f"{without[0]}, counted from 0; allowed: a time in each. Mend the file and run: "
+                f"perennial ingest {self._contract.task}"
+            )
 
     def _timestamps(self, values: pd.Series, path: Path) -> pd.Series:
         try:
@@ -101,7 +113,7 @@ def read_files(
     """
     named = Path(pattern)
     found = named.iterdir() if named.is_dir() else map(Path, glob.glob(pattern))
-    paths = sorted(path for path in found if path.suffix in SUFFIXES)
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise SourceError(
             f"source files: {pattern} holds no .csv or .parquet file. "
@@ -120,7 +132,7 @@ def read_files(
 
 
 def _read(path: Path, texts: Sequence[str]) -> pd.DataFrame:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return store.frame(path)
     # A converter, since what pandas takes for missing can be told for all columns only.
     table = pd.read_csv(path, converters=dict.fromkeys(texts, _cell))

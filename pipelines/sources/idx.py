@@ -86,8 +86,9 @@ class Idx:
 
 
 def _name(label: int, classes: Sequence[str]) -> str:
-    """A label beyond the contract's classes stays a number: validation names it."""
-    return classes[label] if label < len(classes) else str(label)
+    """A label beyond the contract's classes is none of them, whatever they are called: validation names
+    it. (Letters that are labelled 1 to 26 and called "1" to "26" are one beyond.)"""
+    return classes[label] if label < len(classes) else f"label {label}"
 
 
 def _read(path: Path, dimensions: int) -> np.ndarray:

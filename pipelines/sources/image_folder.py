@@ -68,8 +68,16 @@ class ImageFolder:
 
     def _files(self) -> dict[str, list[_File]]:
         if not self._by_period:
-            for file in self._found():
-                self._by_period.setdefault(file.period, []).append(file)
+            try:
+                for file in self._found():
+                    self._by_period.setdefault(file.period, []).append(file)
+            except OSError as error:
+                self._by_period = {}
+                raise SourceError(
+                    f"source images: {error.filename} cannot be looked at: {error.strerror}; allowed: "
+                    "folders that may be read, and that nobody changes meanwhile. Then run: "
+                    f"perennial ingest {self._task}"
+                ) from error
             if not self._by_period:
                 raise SourceError(
                     f"source images: {self._folder} holds no picture; allowed: <class>/<file>, or "

@@ -24,7 +24,9 @@ SUFFIXES = (".csv", ".parquet")
 
 def files(folder: Path) -> list[Path]:
     """Its CSV and Parquet files by name; hidden ones, as an unfinished upload is, are left out."""
-    found = (path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    found = (
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
     return sorted(path for path in found if not path.name.startswith("."))
 
 
@@ -34,7 +36,7 @@ def read(suffix: str, content: bytes, shape: Shape) -> pa.Table:
     Raises what pyarrow raises for bytes that are no such file, and problem.Refused naming rows and
     values.
     """
-    return _csv(content, shape) if suffix == ".csv" else _parquet(content)
+    return _csv(content, shape) if suffix.lower() == ".csv" else _parquet(content)
 
 
 def _parquet(content: bytes) -> pa.Table:
