@@ -144,6 +144,11 @@ class Contract(Settings):
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
         label = self.columns[self.label]
+        if label.nulls or label.new_values or label.outside or label.severity != "critical":
+            raise ValueError(
+                f"label column {self.label} has nulls, new_values, outside or severity: no row without a "
+                "label of the contract can be learned from or judge, so its rules hold for every row"
+            )
         if label.type == "category":
             if len(label.values or ()) < 2:
                 raise ValueError(f"label column {self.label} needs values: its 2 or more classes")

@@ -360,18 +360,28 @@ def test_the_loop_asks_with_the_key_of_the_file_and_no_more_rows_than_are_taken(
     monkeypatch.setenv("PERENNIAL_API_KEY_FILE", str(project_folder / "key"))
     params = Path("params.yaml")
     settings = yaml.safe_load(params.read_text())
-    settings["tasks"]["flights"]["serve"] = {"max_rows": 7}
+    settings["tasks"]["flights"]["serve"] = {"max_rows": 7, "max_mb": 2}
     params.write_text(yaml.safe_dump(settings))
     words = ["flights", "--through", "2013-02", "--service", "http://there:3000"]
     done = CliRunner().invoke(tick, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     (service,) = found
     assert service._session.headers["authorization"] == f"Bearer {KEY.decode()}"
-    assert service.rows == 7
+    assert (service.rows, service.size) == (7, 2e6)
 
 
-def test_a_batch_is_asked_in_parts_that_the_service_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    service, sizes = Service("http://there:3000", rows=3), []
+@pytest.mark.parametrize(
+    ("most", "letters", "expected"),
+    [
+        ({"rows": 3}, 1, [3, 3, 2]),
+        ({"size": 5_000}, 1_500, [2, 2, 2, 2]),
+        ({"size": 5_000}, 9_000, [1] * 8),  # which the service refuses, and says why
+    ],
+)
+def test_a_batch_is_asked_in_parts_that_the_service_takes(
+    monkeypatch: pytest.MonkeyPatch, most: dict[str, int], letters: int, expected: list[int]
+) -> None:
+    service, sizes = Service("http://there:3000", **most), []
 
     def answered(method: str, path: str, data: bytes, headers: Any) -> Any:
         n = pa.ipc.open_stream(data).read_all().num_rows
@@ -383,5 +393,6 @@ def test_a_batch_is_asked_in_parts_that_the_service_takes(monkeypatch: pytest.Mo
         return SimpleNamespace(content=out.getvalue().to_pybytes())
 
     monkeypatch.setattr(service, "_ask", answered)
-    assert len(set(service.predict(pd.DataFrame({"x": range(8)})))) == 8
-    assert sizes == [3, 3, 2]
+    rows = pd.DataFrame({"picture": [b"%d" % i * letters for i in range(8)]})
+    assert len(set(service.predict(rows))) == 8
+    assert sizes == expected

@@ -76,6 +76,14 @@ def edited(**edits: object) -> str:
         ({"key": ["id", "nr"]}, "key names the column 'nr'"),
         ({"key": []}, "at least 1"),
         ({"label": "price"}, "label column price must have type integer or boolean"),
+        *(
+            (
+                {f"late__{key}": value},
+                "label column late has nulls, new_values, outside or severity",
+            )
+            for key, value in {"nulls": 0.1, "new_values": 0.1, "severity": "warning"}.items()
+        ),
+        ({"late__outside": 0.1, "late__min": 0}, "label column late has"),
         ({"price__feature": False}, "no column is a feature"),
         ({"price__distinct": 0}, "greater than or equal to 1"),
     ],

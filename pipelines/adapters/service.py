@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ARROW = {"content-type": CONTENT_TYPES["arrow"]}
-CHUNK = 5_000
-"""Rows of one request, where the service takes as many."""
+CHUNK, SIZE = 5_000, 16e6
+"""Rows and bytes of one request, where the service takes as many."""
 LABELS = 50_000
 """Labels of one request."""
 PATIENCE = 60.0
@@ -23,14 +23,17 @@ PATIENCE = 60.0
 class Service:
     """Every method raises ServiceError, which says what the service answered or that it did not.
 
-    key: the API key, where the service wants one. rows: the most that it takes in one request.
+    key: the API key, where the service wants one. rows, size: the most rows and bytes that it takes in
+    one request.
     """
 
-    def __init__(self, url: str, key: bytes | None = None, rows: int = CHUNK) -> None:
+    def __init__(
+        self, url: str, key: bytes | None = None, rows: int = CHUNK, size: float = SIZE
+    ) -> None:
         import requests
 
         self.url = url.rstrip("/")
-        self.rows = min(CHUNK, rows)
+        self.rows, self.size = min(CHUNK, rows), size
         self._session = requests.Session()
         if key is not None:
             self._session.headers["authorization"] = f"Bearer {key.decode('latin-1')}"
@@ -55,17 +58,23 @@ class Service:
 
     def predict(self, rows: pd.DataFrame) -> list[str]:
         """Ids of the answers, in the rows' order."""
+        starts = range(0, len(rows), self.rows)
+        return [i for at in starts for i in self._predict(rows.iloc[at : at + self.rows])]
+
+    def _predict(self, rows: pd.DataFrame) -> list[str]:
+        """In halves, where their bytes are more than the service takes at once."""
         import pyarrow as pa
 
-        ids: list[str] = []
-        for at in range(0, len(rows), self.rows):
-            table = pa.Table.from_pandas(rows.iloc[at : at + self.rows], preserve_index=False)
-            out = pa.BufferOutputStream()
-            with pa.ipc.new_stream(out, table.schema) as stream:
-                stream.write_table(table)
-            body = bytes(out.getvalue())
-            got = self._ask("POST", "/predict", data=body, headers=ARROW)
-            ids += pa.ipc.open_stream(got.content).read_all().column("id").to_pylist()
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        out = pa.BufferOutputStream()
+        with pa.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
+        body = bytes(out.getvalue())
+        if len(body) > self.size and len(rows) > 1:
+            half = len(rows) // 2
+            return self._predict(rows.iloc[:half]) + self._predict(rows.iloc[half:])
+        got = self._ask("POST", "/predict", data=body, headers=ARROW)
+        ids: list[str] = pa.ipc.open_stream(got.content).read_all().column("id").to_pylist()
         return ids
 
     def label(self, ids: list[str], labels: list[int] | list[str]) -> dict[str, int]:

@@ -50,7 +50,7 @@ def tick(
         url = stack.enter_context(running(task)) if serve else service
         key = access.key_from_environment() if url else None
         most = min(p.task.serve.max_rows, pictures_at_once(p.contract))
-        asked = Service(url, key, most) if url else None
+        asked = Service(url, key, most, p.task.serve.max_mb * 1e6) if url else None
         if asked:
             asked.version()  # a training may come before the first question: better to hear it now
         if batch is None:
