@@ -227,7 +227,8 @@ def load(path: Path) -> Contract:
     """Raises MissingInput without the file, ParamsError naming key, value and what is allowed."""
     if not path.is_file():
         raise MissingInput(
-            f"{path} does not exist. Make a first one with: perennial contract propose {path.stem}"
+            f"{path} does not exist. Make a first one with: perennial contract propose {path.stem}; "
+            "or, of pictures, by hand as docs/images.md has one"
         )
     try:
         return parse(path.read_text(encoding="utf-8"))

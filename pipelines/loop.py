@@ -6,6 +6,7 @@ is not done again: a tick that was killed is finished by the same command.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable
 from typing import Literal
@@ -104,6 +105,28 @@ def next_period(project: Project) -> str:
     """The batch that the next tick is for: after the last tick, or after the first window."""
     done = ticks(project)
     return project.shift(done[-1].period if done else project.task.window.last, 1)
+
+
+def waits_for(project: Project) -> str:
+    """Why the next batch is not due, in words; empty: it is.
+
+    One whose period goes on is landed by name only: it never changes once it is landed, so what comes
+    in later would be in no batch. Periods of a day to come are another clock's, or made up.
+    """
+    period = next_period(project)
+    if period not in open_source(project.task, project.contract, project.at.root).periods():
+        return f"the source has no batch {period} yet"
+    start, end = periods.start_and_end(period, project.task.period)
+    if start <= utc() < end:
+        return (
+            f"{period} goes on until {end:%Y-%m-%dT%H:%M} (UTC), and a batch is landed once. As it is "
+            f"now it is landed by: perennial tick {project.name} --batch {period}"
+        )
+    return ""
+
+
+def utc() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def _pass(
@@ -219,12 +242,9 @@ def through(
     wait: bool = False,
     service: Service | None = None,
 ) -> list[Tick]:
-    """Tick every batch that has not been, up to `last`; None: the next one, if the source has it."""
+    """Tick every batch that has not been, up to `last`; None: the next one, if it is due."""
     upto = last or next_period(project)
-    if (
-        last is None
-        and upto not in open_source(project.task, project.contract, project.at.root).periods()
-    ):
+    if last is None and waits_for(project):
         return []
     done = []
     while (period := next_period(project)) <= upto:

@@ -58,7 +58,7 @@ def tick(
         else:
             done = [loop.tick(p, batch, wait=wait, service=asked)]
             told(done[0])
-    due = f"the source has no batch {loop.next_period(p)} yet" if through is None else "all done"
+    due = "" if done else loop.waits_for(p) if through is None else "all done"
     nothing = "" if done else f"nothing is due for {task}: {due}"
     say([t.model_dump(mode="json") for t in done], as_json, nothing)
 

@@ -161,7 +161,8 @@ def _refuse_what_no_contract_allows(
     if not table[label].isin([0, 1]).all() or type_of(table[label]) not in ("integer", "boolean"):
         seen = ", ".join(map(str, table[label].unique()[:5]))
         wrong.append(
-            f"the label {label} must be 0 or 1 in every row, as integers; seen are: {seen}"
+            f"the label {label} must be 0 or 1 in every row, as integers; seen are: {seen}. "
+            "(Of pictures, or of several classes: write the contract by hand, as in docs/images.md)"
         )
     for name in (n for n in table.columns if type_of(table[n]) == "number"):
         if table[name].isin([np.inf, -np.inf]).any():

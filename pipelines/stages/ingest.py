@@ -32,8 +32,10 @@ def run(name: str, task: Task, contract: Contract, at: Paths, periods: Sequence[
         if period not in offered:
             shown = f"{offered[0]} to {offered[-1]}" if offered else "none"
             raise UnknownId(
-                f"ingest {name}: the source has no batch {period}; it has: {shown}. "
-                f"Choose one with: perennial ingest {name} --batch <period>"
+                f"ingest {name}: the source has no batch {period}; it has: {shown}. A window takes "
+                f"every {task.period} from its first to its last, so each needs rows: take a longer "
+                "period with: edit params.yaml; or choose another batch with: "
+                f"perennial ingest {name} --batch <period>"
             )
     landed = []
     for period in periods:
