@@ -83,6 +83,6 @@ def readable(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
         column = contract.columns[name]
         assert column.size is not None
         assert column.mode is not None
-        _, kept = images.readable(table[name], column.size, column.mode)
+        kept = images.readable(table[name], column.size, column.mode)
         table = table if kept.all() else table[kept].reset_index(drop=True)
     return table

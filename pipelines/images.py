@@ -143,25 +143,20 @@ def stack(values: Sequence[bytes], size: tuple[int, int], mode: str) -> np.ndarr
     return pixels_NHWC
 
 
-def readable(
-    values: Iterable[bytes | None], size: tuple[int, int], mode: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures that can be read, (M, H, W, C), and which those are: (N,) bool.
+def readable(values: Iterable[bytes | None], size: tuple[int, int], mode: str) -> np.ndarray:
+    """(N,) bool: which pictures can be read. A missing one cannot.
 
-    A missing one cannot. A contract lets a batch have a few (`unreadable`, `nulls`), and no model
-    learns from them or answers them.
+    A contract lets a batch have a few that cannot (`unreadable`, `nulls`), and no model learns from
+    them or answers them. One is unfolded at a time: a batch of photographs is gigabytes of pixels.
     """
-    found, kept = [], []
-    for data in values:
+
+    def can_be_read(data: bytes | None) -> bool:
         try:
-            pixels = decode(data, size, mode) if isinstance(data, bytes) else None
+            return isinstance(data, bytes) and decode(data, size, mode).size > 0
         except ImageError:
-            pixels = None
-        kept.append(pixels is not None)
-        if pixels is not None:
-            found.append(pixels)
-    pixels_MHWC = np.stack(found) if found else np.empty((0, *size, CHANNELS[mode]), np.uint8)
-    return pixels_MHWC, np.array(kept, dtype=bool)
+            return False
+
+    return np.array([can_be_read(data) for data in values], dtype=bool)
 
 
 def digest(pixels: np.ndarray) -> str:

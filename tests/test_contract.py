@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from pipelines import stored
 from pipelines.adapters import expectations
 from pipelines.contract import Column, Contract
 from pipelines.errors import MissingInput, ParamsError
+from pipelines.images import png
 from pipelines.proposal import propose
+from pipelines.sources.digits import Digits
 from pipelines.sources.flights import Flights
-from tests.conftest import shop
+from tests.conftest import REPOSITORY, shop
 
 TABLE = shop(days=20)
-REPOSITORY = Path(__file__).parent.parent
 FLIGHTS = REPOSITORY / "contracts" / "flights.yaml"
 SMALL = """
 task: orders
@@ -351,6 +351,42 @@ def test_a_difference_names_the_batch_the_column_and_both_sides(change, said):
     found = propose.differences(contract, {"2024-01": TABLE, "2024-02": change(TABLE)})
     assert any(said in line for line in found), found
     assert all(line.startswith("2024-02: ") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("column", "rules", "said"),
+    [
+        (
+            "image",
+            {"size": (32, 32)},
+            "no picture of 32 x 32 pixels and mode L: 130 of 8 x 8 pixels",
+        ),
+        ("image", {"mode": "RGB"}, "no picture of 8 x 8 pixels and mode RGB: 130 of L"),
+        ("digit", {"balance": (0.11, 0.9)}, "of the rows, the contract allows 11.00% to 90.00%"),
+    ],
+)
+def test_pictures_and_shares_of_classes_are_compared_too(column, rules, said):
+    digits = contracts.load(REPOSITORY / "contracts/digits.yaml")
+    week = {"2024-W01": Digits("week").read("2024-W01").iloc[:130]}
+    assert propose.differences(digits, week) == []
+    changed = digits.columns[column].model_copy(update=rules)
+    other = digits.model_copy(update={"columns": digits.columns | {column: changed}})
+    assert any(said in line for line in propose.differences(other, week))
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        (lambda images: [b"x", *images[1:]], "1 of no picture of a known format"),
+        (lambda images: [png(np.zeros((8, 8), np.uint8)), *images[1:]], "1 pictures of one colour"),
+        (lambda images: [images[1], *images[1:]], "1 pictures that repeat another"),
+    ],
+)
+def test_pictures_that_no_contract_allows_are_counted(spoiled, said):
+    digits = contracts.load(REPOSITORY / "contracts/digits.yaml")
+    week = Digits("week").read("2024-W01")
+    found = propose.differences(digits, {"w": week.assign(image=spoiled(list(week["image"])))})
+    assert any(said in line for line in found), found
 
 
 def test_text_that_reads_as_times_is_no_difference():

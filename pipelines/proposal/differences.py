@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from pipelines import looks
 from pipelines.contract import Column, Contract
 from pipelines.stored import fits, times_from_text, type_of
 
@@ -16,8 +17,9 @@ SHOWN = 5
 def differences(contract: Contract, batches: Mapping[str, pd.DataFrame]) -> list[str]:
     """One line each; empty when the batches keep to the contract.
 
-    Looks at columns, types, gaps, ranges, means, hours, values and keys. Row counts, periods and
-    leaks are held against a batch where it lands, by `perennial validate`.
+    Looks at columns, types, gaps, ranges, means, hours, values, classes' shares, keys, and at each
+    picture. Row counts, periods, leaks and what repeats an earlier batch are held against a batch where
+    it lands, by `perennial validate`.
     """
     found = []
     for name, rows in sorted(batches.items()):
@@ -54,6 +56,8 @@ def _column(column: Column, values: pd.Series) -> Iterator[str]:
     present = values.dropna()
     if present.empty:
         return
+    if column.type == "image":
+        yield from _pictures(column, present)
     if column.min is not None and (present < column.min).mean() > column.outside:
         yield f"goes down to {present.min():g}, the contract allows from {column.min:g}"
     if column.max is not None and (present > column.max).mean() > column.outside:
@@ -74,5 +78,29 @@ def _column(column: Column, values: pd.Series) -> Iterator[str]:
             named = sorted(map(str, new.unique()))
             shown = "" if column.personal else f": {', '.join(named[:SHOWN])}"
             yield f"has {len(named)} values that the contract does not know{shown}"
+    if column.balance is not None:
+        low, high = column.balance
+        for name, part in present.astype(object).value_counts(normalize=True).items():
+            if not low <= part <= high:
+                shown = "a class" if column.personal else name
+                yield f"has {shown} in {part:.2%} of the rows, the contract allows {low:.2%} to {high:.2%}"
     if present.nunique() < column.distinct:
         yield f"has {present.nunique()} different values, the contract wants {column.distinct}"
+
+
+def _pictures(column: Column, values: pd.Series) -> Iterator[str]:
+    found = looks.look(values, column)
+    wrong = found["wrong"].dropna()
+    if len(wrong) / len(values) > column.unreadable:
+        kinds = "; ".join(f"{n} of {what}" for what, n in wrong.value_counts().head(SHOWN).items())
+        height, width = column.size or (0, 0)
+        yield (
+            f"has {len(wrong)} that are no picture of {height} x {width} pixels and mode {column.mode}: "
+            f"{kinds}; the contract allows {column.unreadable:.2%}"
+        )
+    for what, bad, allowed in (
+        ("of one colour", found["plain"].eq(True), column.plain),
+        ("that repeat another", found["digest"].dropna().duplicated(), column.duplicates),
+    ):
+        if bad.sum() / len(values) > allowed:
+            yield f"has {int(bad.sum())} pictures {what}, the contract allows {allowed:.2%}"
