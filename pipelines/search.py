@@ -58,7 +58,7 @@ def rows_of(task: Task, at: Paths) -> Any:
     if names is None:
         return rows
     _, first = np.unique(names, return_index=True)
-    return rows.take(np.sort(first))
+    return rows if len(first) == len(rows) else rows.take(np.sort(first))
 
 
 def bench(name: str, task: Task, at: Paths) -> Callable[[Job, Report], Judged]:
@@ -73,8 +73,8 @@ def bench(name: str, task: Task, at: Paths) -> Callable[[Job, Report], Judged]:
             try:
                 scores.append(_fit(name, trained, rows, encoder, fold, report if listens else None))
             except ArtifactError as error:
-                # A rate of learning too high is an answer; all else is a fault.
-                if not isinstance(error.__cause__, FloatingPointError):
+                # A rate of learning too high, or a network too large, is an answer; all else is a fault.
+                if not isinstance(error.__cause__, FloatingPointError | MemoryError):
                     raise
                 return Judged((), str(error.__cause__))
             if job.reports and len(scores) < len(job.folds):

@@ -175,7 +175,8 @@ class Train(Machine):
 
     family: Literal["network", "logistic", "boosting", "forest", "cnn", "resnet"] = "network"
     """For tables network, which is PyTorch, or one of scikit-learn's; for pictures cnn or resnet."""
-    seed: NonNegativeInt
+    seed: int = Field(ge=0, lt=2**32)
+    """scikit-learn takes no larger one."""
     network: Network = Network()
     cnn: Cnn = Cnn()
     resnet: Resnet = Resnet()

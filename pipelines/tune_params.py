@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pipelines.settings import Settings
 from pipelines.train_params import Train
 
+UNSEARCHED = ("variants", "export", "threads", "checkpoint", "profile", "tensorboard")
 Value = bool | int | float | str | None
 
 
@@ -92,10 +93,10 @@ class Tune(Settings):
 
 
 def fields(model: type[BaseModel] = Train, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every single setting of training: its dotted key and its field. What is made of a model that
-    was trained is none."""
+    """Every setting of training that a search can change: its dotted key and its field. What is made of
+    a model that was trained is none, nor what changes no weight, nor what is a list."""
     for name, field in model.model_fields.items():
-        if not above and name in ("variants", "export"):
+        if (not above and name in UNSEARCHED) or get_origin(field.annotation) is tuple:
             continue
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

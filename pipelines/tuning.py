@@ -28,7 +28,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     block: (block,) for block in ("network", "boosting", "forest", "cnn", "resnet")
 }
 READ_BY |= {block: ("cnn", "resnet") for block in ("augment", "backbone")}
-"""Families that read a block of `train`; what stands in none is about every training."""
+READ_BY |= {
+    key: ("network", "cnn", "resnet") for key in ("device", "precision", "compile", "deterministic")
+}
+"""Families that read a block of `train`, or a setting of the machine; what is not here, all read."""
 DIGITS = 3
 """Significant digits of a number that is tried: as many as a person would write down."""
 

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import ParamsError
-from pipelines.models import compiling, devices
+from pipelines.models import compiling, devices, distributed, loop
 from pipelines.models.compiling import choose
 from pipelines.models.devices import Reported, plan
 from pipelines.models.learner import Stepper
 from pipelines.models.loop import Loop
+from pipelines.models.place import Batch
 from pipelines.models.world import World, world
 from pipelines.train_params import Machine
 from tests.training_world import CPU, LOOP, digest, on_pictures, trained
@@ -81,7 +82,7 @@ def test_a_process_after_the_last_gpu_trains_on_the_cpu_or_is_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
-    last, after = devices.reported(1), devices.reported(2)
+    last, after = devices.reported(1, 3), devices.reported(2, 3)
     assert (last.devices, last.capability) == (2, (9, 0))
     assert str(plan(Machine(), last, local_rank=1).device) == "cuda:1"
     assert plan(Machine(device="cpu"), after, local_rank=2).device.type == "cpu"
@@ -91,6 +92,15 @@ def test_a_process_after_the_last_gpu_trains_on_the_cpu_or_is_refused(
         "--nproc-per-node 2 -m pipelines train <name>; or.* device: cpu, with: edit params.yaml",
     ):
         plan(Machine(), after, local_rank=2)
+
+
+def test_a_mac_trains_on_its_gpu_with_one_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo exchanges no tensors of MPS."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert plan(Machine(), devices.reported(0, 1)).device.type == "mps"
+    assert plan(Machine(), devices.reported(0, 2)).device.type == "cpu"
+    with pytest.raises(ParamsError, match="device is mps"):
+        plan(Machine(device="mps"), devices.reported(0, 2))
 
 
 @given(rows=st.integers(0, 10**12), free=st.integers(0, 10**12))
@@ -233,18 +243,34 @@ def test_the_compiled_network_is_the_one_that_is_called(monkeypatch: pytest.Monk
     assert digest(found) == expected
 
 
-@pytest.mark.parametrize(("accumulate", "rows", "steps"), [(1, 32, 18), (3, 11, 54)])
-def test_compiling_is_timed_with_what_is_computed_at_once(
-    accumulate: int, rows: int, steps: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("accumulate", "rows", "steps"), [(1, [32], 18), (3, [11, 10], 54)])
+def test_compiling_is_tried_with_every_size_that_is_computed_at_once(
+    accumulate: int, rows: list[int], steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[list[int], int]] = []
+    asked: list[tuple[list[list[int]], int]] = []
 
-    def choose(_: Stepper, batch: tuple[torch.Tensor, ...], how: str, steps: int, *__: Any) -> None:
-        asked.append(([len(part) for part in batch], steps))
+    def choose(_: Stepper, parts: list[Batch], how: str, steps: int, *__: Any) -> bool:
+        asked.append(([[len(rows) for rows in part] for part in parts], steps))
+        return False
 
     monkeypatch.setattr(compiling, "choose", choose)
     trained("pictures", accumulate=accumulate)
-    assert asked == [([rows, rows], steps)]
+    assert asked == [([[size, size] for size in rows], steps)]
+
+
+def test_every_process_compiles_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rank 0 found, which alone has measured."""
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    monkeypatch.setattr(compiling, "choose", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(loop, "world", lambda: World(1, 2, 1))
+    for said in (0.0, 1.0):
+        monkeypatch.setattr(
+            distributed, "values_from_first", lambda found, said=said: {"compiled": said}
+        )
+        made = Loop(on_pictures(LOOP), LOOP, (), 7, CPU, plan(CPU, NONE), None)
+        made._compile()
+        assert len(compiled) == said
 
 
 @pytest.mark.parametrize(
@@ -269,13 +295,13 @@ def test_compiling_is_kept_where_it_pays_and_the_finding_too(
     monkeypatch.setattr(compiling, "unmoved", lambda _: torch.enable_grad())
     times = iter([plain, compiled])
     memory = tmp_path / "compile.json"
-    assert choose(made, batch, "auto", steps, memory, lambda *_: next(times)) is expected
+    assert choose(made, [batch], "auto", steps, memory, lambda *_: next(times)) is expected
     assert (made.learner.running[0] is not made.learner.module) is expected
     if steps > 1000:
         assert f'"this network": {str(expected).lower()}' in memory.read_text()
     if not expected and steps > 1000:
         never = iter(())
-        assert choose(made, batch, "auto", steps, memory, lambda *_: next(never)) is False
+        assert choose(made, [batch], "auto", steps, memory, lambda *_: next(never)) is False
 
 
 def test_a_measurement_takes_time_and_moves_nothing() -> None:

@@ -69,7 +69,7 @@ GRAPH = raw_to_probability(ENCODER, MODEL)
 
 ROWS = st.lists(
     st.tuples(
-        st.datetimes(pd.Timestamp("2000-01-01"), pd.Timestamp("2050-01-01")),
+        st.datetimes(pd.Timestamp("1900-01-01"), pd.Timestamp("2100-01-01")),
         st.sampled_from(["DE", "FR", "NL", "XX", "", None]),
         st.floats(-1e4, 1e4, width=32) | st.just(float("nan")),
         st.floats(-1e4, 1e4, width=32) | st.just(float("nan")),

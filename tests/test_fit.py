@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from pipelines import train_params
-from pipelines.models import place, tables, watch
+from pipelines.models import chance, devices, observing, place, tables, watch
 from pipelines.models.averaging import Average
 from pipelines.models.classes import Classes
-from pipelines.models.loop import Trained
+from pipelines.models.learner import Stepper
+from pipelines.models.loop import Loop, Trained
 from pipelines.models.objective import decaying
 from pipelines.models.schedule import schedule
 from pipelines.models.tables import class_weights, table
@@ -37,6 +39,7 @@ from tests.training_world import (
     TRAIN_ROWS,
     Small,
     digest,
+    on_pictures,
     pictures,
     rows,
     trained,
@@ -436,6 +439,94 @@ def test_progress_is_told_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyP
     assert [(p.epoch, p.batch) for p in told] == [(e, b + 1) for e in range(3) for b in range(7)]
     assert all(math.isfinite(p.loss) and p.rows_per_second > 0 for p in told)
     assert told[-1].seconds_left == 0 < told[0].seconds_left
+
+
+def test_a_macs_own_random_state_is_kept_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = torch.Generator()
+    now = [torch.tensor([1])]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: now[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: now.__setitem__(0, state))
+    of_mps = SimpleNamespace(
+        device=SimpleNamespace(type="mps"), get_state=here.get_state, set_state=here.set_state
+    )
+    kept = chance.state(of_mps)
+    now[0] = torch.tensor([2])
+    chance.restore(kept, of_mps)
+    assert now[0].item() == 1
+    with chance.seeded(7, torch.device("mps")):
+        now[0] = torch.tensor([3])
+    assert now[0].item() == 1
+
+
+def test_the_newest_loss_is_told_across_epochs_where_it_is_looked_at_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On an accelerator; epochs of fewer steps than lie between looks told no loss at all."""
+    monkeypatch.setattr("pipelines.models.progress.TELL_SECONDS", 0.0)
+    monkeypatch.setattr(Loop, "_accelerated", True)
+    told: list[Any] = []
+    trained("table", on_step=told.append)
+    assert [math.isfinite(p.loss) for p in told] == [p.epoch > 0 for p in told]
+
+
+def test_what_needs_too_much_memory_is_told_with_what_makes_it_less() -> None:
+    def change(objective: Any) -> None:
+        objective.loss = lambda *_: torch.empty(2**60)
+
+    with pytest.raises(MemoryError, match=r"with batch 32 in 1 parts: .*accumulate.*params\.yaml"):
+        trained("pictures", change=change)
+
+
+def test_other_failures_stay_what_they_are() -> None:
+    def change(objective: Any) -> None:
+        objective.loss = lambda *_: torch.ones(2) @ torch.ones(3)
+
+    with pytest.raises(RuntimeError, match="size"):
+        trained("pictures", change=change)
+
+
+def test_fp16_whose_every_step_is_left_out_is_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scaler leaves out a step whose gradient is not finite, and halves the scale each time."""
+    monkeypatch.setattr(Stepper, "scale", 2.0**-3)
+    with pytest.raises(FloatingPointError, match=r"epoch 0: the scale of fp16's loss.* is 0\.125"):
+        trained("pictures")
+
+
+def test_the_scale_is_the_scalers_own() -> None:
+    made = Stepper(
+        on_pictures(LOOP), LOOP, devices.plan(CPU, devices.Reported()), 6, torch.Generator()
+    )
+    assert made.scale == 1
+    made.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    inputs = torch.zeros((), requires_grad=True)
+    for expected in (4.0, 2.0, 1.0, 0.5):
+        assert made.scale == expected
+        optimizer = torch.optim.SGD([inputs], lr=1.0)
+        made.scaler.scale(inputs * math.inf).backward()
+        made.scaler.step(optimizer)
+        made.scaler.update()
+        optimizer.zero_grad()
+
+
+def test_a_trace_that_too_few_steps_leave_unwritten_is_told_and_no_other_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "trace.json").write_text("of another training")
+    with observing.traced(tmp_path / "trace.json", 100, cuda=False) as step:
+        step()
+    assert not (tmp_path / "trace.json").exists()
+    assert "too few steps for a trace" in caplog.text
+
+
+def test_epochs_that_are_told_again_are_drawn_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for epochs in (2, 3):
+        with observing.events(tmp_path) as tell:
+            for epoch in range(epochs):
+                tell(epoch, {"loss": float(epoch)})
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [event.step for event in found] == [0, 1, 2]
 
 
 def test_a_trace_and_events_are_written_where_asked(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
 import time as clock
 from contextlib import closing
 from pathlib import Path
@@ -473,10 +474,15 @@ def test_what_another_command_has_not_ended_is_told(tmp_path: Path):
     study = opened(tmp_path)
     study.ask(TODAY)
     study.tell(study.ask(TODAY), 0.5, (0.5,))
-    with pytest.raises(
-        PipelineError, match="another command has the trial of the present settings"
-    ):
-        stage._present(study.tried())
+    with pytest.raises(PipelineError, match="has the trial of the present settings") as told:
+        stage._present(study)
+    assert f"another command ({socket.gethostname()}:{os.getpid()})" in str(told.value)
+    command = str(told.value).partition("end that trial with: ")[2]
+    subprocess.run(
+        ["bash", "-c", command], check=True, capture_output=True, timeout=60,
+        env=os.environ | {"PERENNIAL_TUNE_STORE": f"sqlite:///{tmp_path}/trials.db"},
+    )  # fmt: skip
+    assert opened(tmp_path).ask(TODAY).index == PRESENT
 
 
 def test_nothing_is_stopped_for_a_trial_that_was_killed(tmp_path: Path):

@@ -87,7 +87,10 @@ def _encoder_graph(encoder: Encoder, opsets: dict[str, int], ir_version: int) ->
         )
         codes.append(node("Unsqueeze", [code, "axis"], f"{category.name}/column"))
     if "weekday" in encoder.calendar:
-        days = node("Div", [encoder.time, constant("day", DAY, np.int64)], "days")
+        # ONNX divides towards 0, and before 1970 that is the next day: so from midnight on.
+        day = constant("day", DAY, np.int64)
+        since = node("Mod", [encoder.time, day], "since_midnight")
+        days = node("Div", [node("Sub", [encoder.time, since], "midnight"), day], "days")
         shifted = node("Add", [days, constant("thursday", 3, np.int64)], "days_shifted")
         week = node("Mod", [shifted, constant("week", WEEKDAYS, np.int64)], "weekday")
         code = node("Add", [week, constant("one", 1, np.int64)], "weekday/code")

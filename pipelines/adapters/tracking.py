@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
 """Metrics wait this long for company: one call for many is 25 times cheaper than one each."""
+STOPPED = (KeyboardInterrupt, SystemExit)
+"""What ends a training that somebody stopped: Ctrl-C, and SIGTERM as the command line turns it."""
 SAMPLE_SECONDS = 5.0
 """From one look at processor, memory and GPU to the next."""
 TRAINED_BY = {"period", "calendar", "min_category", "window", "train"}
@@ -136,7 +138,7 @@ def training_run(
         with _system_metrics(run.info.run_id, uri):
             yield logged
     except BaseException as error:
-        _end_badly(logged, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        _end_badly(logged, "KILLED" if isinstance(error, STOPPED) else "FAILED")
         raise
     with reaching(uri):
         logged._end("FINISHED")

@@ -173,6 +173,20 @@ class Study:
         ]
         return sorted(tried, key=lambda t: t.index)
 
+    def open_present(self) -> tuple[int, str]:
+        """Optuna's number of the trial of the present settings that is open elsewhere, and of which
+        process it is."""
+        from optuna.trial import TrialState
+
+        with reaching(self._url):
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        (found,) = (t for t in running if t.user_attrs.get("index") == PRESENT)
+        return found.number, str(found.user_attrs.get("process", "of another machine"))
+
+    @property
+    def name(self) -> str:
+        return str(self._study.study_name)
+
     def note(self, key: str, value: Any) -> None:
         with reaching(self._url):
             self._study.set_user_attr(key, value)

@@ -17,6 +17,7 @@ from torch import Tensor
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Every source starts from the seed; afterwards the caller's are as they were."""
     kept = random.getstate(), np.random.get_state()
+    of_mps = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         random.seed(seed)
@@ -26,6 +27,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(kept[0])
             np.random.set_state(kept[1])
+            if of_mps is not None:
+                torch.mps.set_rng_state(of_mps)
 
 
 def state(generator: torch.Generator) -> dict[str, Tensor]:
@@ -44,6 +47,8 @@ def state(generator: torch.Generator) -> dict[str, Tensor]:
     }
     if generator.device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(generator.device)
+    if generator.device.type == "mps":
+        found["mps"] = torch.mps.get_rng_state()
     return found
 
 
@@ -57,3 +62,5 @@ def restore(found: dict[str, Tensor], generator: torch.Generator) -> None:
     np.random.set_state(("MT19937", words, place, has, found["numpy_gauss"].item()))
     if "cuda" in found:
         torch.cuda.set_rng_state(found["cuda"], generator.device)
+    if "mps" in found:
+        torch.mps.set_rng_state(found["mps"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ Timer = Callable[[Stepper, Batch], float]
 
 def choose(
     stepper: Stepper,
-    batch: Batch,
+    parts: Sequence[Batch],
     asked: str,
     steps: int,
     memory: Path | None = None,
@@ -42,9 +42,11 @@ def choose(
 ) -> bool:
     """Put the compiled network into the learner, or leave the plain one; is it compiled now?
 
-    batch: as it is computed at once. steps: with as much, in the whole training. memory: file of
-    what was found before.
+    parts: what is computed at once, one of each size, the first of the usual one: a compiler may fail at
+    the second size only. steps: with as much, in the whole training. memory: file of what was found
+    before.
     """
+    batch = parts[0]
     timer = timer or seconds
     module = stepper.learner.module
     if asked == "never" or (asked == "auto" and stepper.plan.device.type != "cuda"):
@@ -61,7 +63,8 @@ def choose(
     stepper.learner.running[0] = torch.compile(module)
     try:
         with unmoved(stepper):
-            stepper.learner(batch, stepper.random).backward()
+            for part in parts:
+                _pass(stepper, part)
         pays = asked == "always" or timer(stepper, batch) < GAIN * plain
     except Exception as error:  # the compiler's own, of any kind: the plain network is there
         log.warning("torch.compile failed, going on without it: %s", _first_line(error))
@@ -80,13 +83,19 @@ def unmoved(stepper: Stepper) -> Iterator[None]:
     buffers = {name: b.clone() for name, b in stepper.learner.named_buffers()}
     stepper.learner.train()
     try:
-        with stepper.plan.autocast:
-            yield
+        yield
     finally:
         chance.restore(drawn, stepper.random)
         for name, buffer in stepper.learner.named_buffers():
             buffer.copy_(buffers[name])
-        stepper.optimizer.zero_grad()
+
+
+def _pass(stepper: Stepper, batch: Batch) -> None:
+    """As a step has it: autocast anew, which casts each weight once within it, and no gradient left."""
+    with stepper.plan.autocast:
+        loss = stepper.learner(batch, stepper.random)
+    loss.backward()
+    stepper.optimizer.zero_grad()
 
 
 def seconds(stepper: Stepper, batch: Batch) -> float:
@@ -97,7 +106,7 @@ def seconds(stepper: Stepper, batch: Batch) -> float:
             if index == TIMED:
                 _wait(device)
                 began = time.perf_counter()
-            stepper.learner(batch, stepper.random).backward()
+            _pass(stepper, batch)
         _wait(device)
     return (time.perf_counter() - began) / TIMED
 

@@ -30,7 +30,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Reported:
-    """What PyTorch says of this machine."""
+    """What PyTorch says that this process can train on."""
 
     cuda: bool = False
     mps: bool = False
@@ -61,12 +61,14 @@ class Plan:
         return torch.autocast(self.device.type, dtype=kind, enabled=on)
 
 
-def reported(local_rank: int) -> Reported:
+def reported(local_rank: int, processes: int) -> Reported:
+    """MPS for one process only: neither Gloo nor NCCL exchanges its tensors."""
     cuda = torch.cuda.is_available()
     devices = torch.cuda.device_count() if cuda else 0
     mine = local_rank < devices
     capability = torch.cuda.get_device_capability(local_rank) if mine else (0, 0)
-    return Reported(cuda, torch.backends.mps.is_available(), capability, devices)
+    mps = torch.backends.mps.is_available() and processes == 1
+    return Reported(cuda, mps, capability, devices)
 
 
 def plan(machine: train_params.Machine, found: Reported, local_rank: int = 0) -> Plan:

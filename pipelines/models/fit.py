@@ -21,6 +21,8 @@ from pipelines.models.world import world
 from pipelines.records import Rows
 from pipelines.settings import Settings
 
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+"""In what PyTorch raises: CUDA's and Metal's, and the CPU's, which has no class of its own."""
 HERE = train_params.Machine()
 """This machine, as it is found."""
 
@@ -46,20 +48,30 @@ def run(
 
     The same objective, settings, seed, machine and thread count (the caller's to set) give the same
     weights. Raises FloatingPointError, naming epoch and batch, when a loss or a gradient is not
-    finite, and ParamsError when the machine has not what is asked for.
+    finite, MemoryError, naming what makes it need less, and ParamsError when the machine has not what
+    is asked for.
     """
     if folder is None and (machine.profile or machine.tensorboard):
         raise ValueError("train.profile and train.tensorboard need a folder to write to")
     here = world()
-    plan = devices.plan(machine, devices.reported(here.local_rank), here.local_rank)
+    plan = devices.plan(machine, devices.reported(here.local_rank, here.size), here.local_rank)
     with (
         devices.arithmetic(plan),
         distributed.group(plan.device),
         chance.seeded(seed, plan.device),
     ):
-        return Loop(make(), settings, beside, seed, machine, plan, folder).until_best(
-            on_epoch, on_step
-        )
+        try:
+            return Loop(make(), settings, beside, seed, machine, plan, folder).until_best(
+                on_epoch, on_step
+            )
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            raise MemoryError(
+                f"out of memory on {plan.device} with batch {settings.batch} in {settings.accumulate} "
+                f"parts: {str(error).partition(chr(10))[0][:200]}. Take a smaller batch, more parts "
+                "(accumulate) or a smaller network with: edit params.yaml"
+            ) from error
 
 
 def fit(

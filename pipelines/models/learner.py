@@ -109,6 +109,12 @@ class Stepper:
             self.average.update()
         return None if self.plan.scaled else norm
 
+    @property
+    def scale(self) -> float:
+        """What fp16's loss is multiplied by; 1 where none is. Each step whose gradient is not finite is
+        left out and halves it, so that far below it nothing is learned."""
+        return float(self.scaler.get_scale())
+
     def share_moments(self) -> None:
         """Before judging: rank 0's of each BatchNorm, and of their running mean, on every process.
 

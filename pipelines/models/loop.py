@@ -91,6 +91,8 @@ class Loop:
         self.stepper = Stepper(objective, settings, plan, self.batches, self.random)
         self.rows = place(objective.rows, plan.device)
         self.reached = Reached()
+        self.last = math.nan
+        """The newest loss that was looked at; on an accelerator, some steps ago."""
 
     def until_best(self, on_epoch: OnEpoch, on_step: OnStep | None) -> Trained:
         """Train on, keep the epoch that `worse` lets stand, stop when it stood for `patience`."""
@@ -104,7 +106,8 @@ class Loop:
         self._compile()
         written = self.folder if self.here.first else None
         trace = written / "trace.json" if written and self.machine.profile else None
-        total = self.batches * self.settings.epochs
+        done = self.reached.epoch * self.batches + self.reached.batch
+        total = self.batches * self.settings.epochs - done
         with (
             observing.traced(trace, total, self.plan.device.type == "cuda") as traced,
             observing.events(self.events if written else None) as show,
@@ -136,7 +139,7 @@ class Loop:
         stepper.learner.train()
         order_SB = self._order(reached, random)
         watch = Watch(reached.epoch, self.batches, EVERY if self._accelerated else 1)
-        watch.total, watch.seen = reached.total, reached.batch
+        watch.total, watch.seen, watch.last = reached.total, reached.batch, self.last
         teller = Teller(
             on_step, reached.epoch, self.settings.epochs, self.batches,
             self.batch * self.here.size, reached.batch,
@@ -151,6 +154,7 @@ class Loop:
                 reached.total = watch.total
                 self._save(self.checkpoint)
         loss = distributed.mean(watch.mean())
+        self.last = watch.last
         return {"train_loss": loss, "rows_per_second": teller.rows_per_second(reached.batch)}
 
     @property
@@ -192,6 +196,11 @@ class Loop:
     def _judge(self, report: dict[str, float]) -> bool:
         """Go on? Every process decides by what rank 0 has judged."""
         reached, objective = self.reached, self.objective
+        if (scale := self.stepper.scale) < 1:
+            refuse(
+                f"epoch {reached.epoch}: the scale of fp16's loss, which steps left out lower,",
+                scale,
+            )
         self.stepper.share_moments()
         with self.stepper.judging():
             with devices.tf32(self.plan, False):  # judged in the float32 that it is exported in
@@ -221,10 +230,17 @@ class Loop:
         """By what is computed at once: the device may have no room for all parts of a batch."""
         batch = tuple(rows[: self.batch] for rows in self.objective.rows)
         parts = self.stepper.parts(batch)
-        first = tuple(rows.to(self.plan.device) for rows in parts[0][0])
+        sizes = {len(part[0]): part for part, _ in parts}
+        tried = [tuple(rows.to(self.plan.device) for rows in part) for part in sizes.values()]
         memory = self.folder / "compile.json" if self.folder and self.here.first else None
         steps = self.batches * self.settings.epochs * len(parts)
-        compiling.choose(self.stepper, first, self.machine.compile, steps, memory)
+        pays = self.here.first and compiling.choose(
+            self.stepper, tried, self.machine.compile, steps, memory
+        )
+        # Rank 0 measures and remembers; the others do as it does, or half of them would run compiled.
+        told = distributed.values_from_first({"compiled": float(bool(pays))})
+        if told["compiled"] and not self.here.first:
+            self.stepper.learner.running[0] = torch.compile(self.objective.module)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         own = chance.state(self.random) | {

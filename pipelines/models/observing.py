@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+log = logging.getLogger(__name__)
 
 SKIPPED, TRACED = 5, 10
 """Steps before the trace, which are unlike the rest, and steps in it."""
@@ -14,11 +17,15 @@ SKIPPED, TRACED = 5, 10
 
 @contextmanager
 def traced(file: Path | None, steps: int, cuda: bool) -> Iterator[Callable[[], None]]:
-    """To be called after each step; `file` is a Chrome trace: chrome://tracing, ui.perfetto.dev."""
+    """To be called after each step; `file` is a Chrome trace: chrome://tracing, ui.perfetto.dev.
+
+    steps: that are still to come, if no epoch is the last before its time.
+    """
     if file is None:
         yield lambda: None
         return
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # of another training
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
     with torch.profiler.profile(
@@ -29,6 +36,10 @@ def traced(file: Path | None, steps: int, cuda: bool) -> Iterator[Callable[[], N
         on_trace_ready=lambda profile: profile.export_chrome_trace(str(file)),
     ) as profile:
         yield profile.step
+    if not file.exists():
+        log.warning(
+            "train.profile: the training had too few steps for a trace; %s is not there", file
+        )
 
 
 @contextmanager
@@ -39,7 +50,8 @@ def events(folder: Path | None) -> Iterator[Callable[[int, dict[str, float]], No
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
+    # A training that is gone on from tells its earlier epochs again: those of before are left out.
+    with SummaryWriter(str(folder), purge_step=0) as writer:
 
         def write(epoch: int, values: dict[str, float]) -> None:
             for name, value in values.items():

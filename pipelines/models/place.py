@@ -49,6 +49,8 @@ class Streamed:
 
     def __init__(self, rows: Batch, device: torch.device) -> None:
         self.rows, self.device = rows, device
+        # One for all epochs: PyTorch keeps the memory of each stream apart.
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches(self, order_SB: Tensor) -> Iterator[Batch]:
         ready: queue.Queue[tuple[Batch, object] | BaseException | None] = queue.Queue(AHEAD)
@@ -69,8 +71,7 @@ class Streamed:
                 worker.join(0.001)
 
     def _fill(self, order_SB: Tensor, ready: queue.Queue, stop: threading.Event) -> None:
-        on_cuda = self.device.type == "cuda"
-        stream = torch.cuda.Stream(self.device) if on_cuda else None
+        stream = self.stream
         try:
             for rows_B in order_SB:
                 if stop.is_set():

@@ -20,7 +20,8 @@ class Progress:
     """Steps of this epoch that are done."""
     batches: int
     loss: float
-    """Of the newest batch that was looked at."""
+    """Of the newest batch that was looked at; NaN before the first look, which on an accelerator is
+    after some steps."""
     rows_per_second: float
     """Of all processes, in this epoch."""
     seconds_left: float

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,8 +153,9 @@ def _progress(
     def on_step(now: Progress) -> None:
         if not bar.disable:
             bar.n = round(now.epoch + now.batch / now.batches, 2)
+            loss = "" if math.isnan(now.loss) else f"loss={now.loss:.4g} "
             bar.set_postfix_str(
-                f"loss={now.loss:.4g} {now.rows_per_second:,.0f} rows/s {now.seconds_left:.0f} s left"
+                f"{loss}{now.rows_per_second:,.0f} rows/s {now.seconds_left:.0f} s left"
             )
 
     with bar:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines import params, params_text, store, tuning
 from pipelines.adapters.tune_runs import TuneRun
-from pipelines.adapters.tune_store import storage_url
+from pipelines.adapters.tune_store import VARIABLE, storage_url
 from pipelines.adapters.tuner import PRESENT, Study, Tried
 from pipelines.contract import Contract
 from pipelines.crew import Crew
@@ -75,12 +75,12 @@ def run(
     _check(name, task, contract)
     prepared = load_prepared(at, name)
     _refuse_stale(name, task, contract, at, prepared)
-    rows = rows_of(task, at)
-    folds = tuning.folds(rows.time, task.tune.folds)
-    outer = tuning.outer(rows.time, task.tune.outer_folds, task.tune.folds) if nested else ()
-    inner = [tuning.folds(rows.time[: fold.judged.start], task.tune.folds) for fold in outer]
+    time, label = _times_and_labels(task, at)
+    folds = tuning.folds(time, task.tune.folds)
+    outer = tuning.outer(time, task.tune.outer_folds, task.tune.folds) if nested else ()
+    inner = [tuning.folds(time[: fold.judged.start], task.tune.folds) for fold in outer]
     for fold in (*folds, *outer, *itertools.chain(*inner)):
-        _two_labels(name, rows.label, fold)
+        _two_labels(name, label, fold)
     study = study_name(name, task, at)
     opened = partial(Study, storage_url(at), tune=task.tune, seed=task.train.seed)
 
@@ -101,10 +101,10 @@ def run(
         tried = main.tried()
         outcome = Outcome(
             study=study,
-            rows=len(rows),
+            rows=len(time),
             trials=len(tried),
             stopped=sum(t.score is None for t in tried),
-            present=_present(tried),
+            present=_present(main),
             best=_best(tried),
             nested=tuple(earned),
         )
@@ -116,6 +116,12 @@ def run(
         raise
     finally:
         quietly(recorded.end, status)
+
+
+def _times_and_labels(task: Task, at: Paths) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) each, and nothing else: the rows are the workers' to hold, and pictures are large."""
+    rows = rows_of(task, at)
+    return rows.time, rows.label
 
 
 def _check(name: str, task: Task, contract: Contract) -> None:
@@ -157,8 +163,7 @@ def study_name(name: str, task: Task, at: Paths) -> str:
 
 def _earned(crew: Crew, study: Study, fold: Fold) -> Earned:
     """Both settings are fitted and stopped on the rows before the fold, then judged on its rows."""
-    tried = study.tried()
-    present, best = _present(tried), _best(tried)
+    present, best = _present(study), _best(study.tried())
     noted = f"earned by {best.index}"
     scores = study.noted(noted)
     if scores is None:
@@ -169,13 +174,16 @@ def _earned(crew: Crew, study: Study, fold: Fold) -> Earned:
     return Earned(rows=rows, values=best.values, present=scores[0], tuned=scores[-1])
 
 
-def _present(tried: list[Tried]) -> Tried:
+def _present(study: Study) -> Tried:
     """Raises ParamsError where no training with it can be judged: there is nothing to compare with."""
-    present = next((t for t in tried if t.index == PRESENT), None)
+    present = next((t for t in study.tried() if t.index == PRESENT), None)
     if present is None:
+        number, process = study.open_present()
         raise PipelineError(
-            "another command has the trial of the present settings, and has not ended it. When it "
-            "has, the same command goes on from here"
+            f"another command ({process}) has the trial of the present settings, and has not ended it. "
+            "When it has, the same command goes on from here. If it is gone, end that trial with: "
+            f'optuna tell --storage "${VARIABLE}" --study-name {study.name} --trial-number {number} '
+            "--state fail"
         )
     if present.score is None:
         raise ParamsError(

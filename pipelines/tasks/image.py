@@ -120,7 +120,7 @@ def fit(
             train, validation, encoder.mean, encoder.deviation, encoder.classes, task.train, report,
             folder=folder, on_step=on_step,
         )  # fmt: skip
-    except FloatingPointError as error:
+    except (FloatingPointError, MemoryError) as error:
         raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
 
 

@@ -99,7 +99,7 @@ def fit(
                 train, validation, cardinalities, settings.network, settings.seed, report,
                 machine=settings if folder else settings.unwatched, folder=folder, on_step=on_step,
             )  # fmt: skip
-        except FloatingPointError as error:
+        except (FloatingPointError, MemoryError) as error:
             raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
     import threadpoolctl
 
