@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipelines import metrics, tuning
 from pipelines.adapters.tune_runs import TuneRun
@@ -98,8 +99,12 @@ def _fit(
     train, validation, judged = (
         rows.take(part) for part in (fold.train, fold.validation, fold.judged)
     )
-    fitted = kind.fit(name, task, train, validation, encoder, on_epoch)
-    return metrics.auc(judged.label, kind.answers(fitted, judged))
+    with threadpool_limits(task.train.threads):
+        fitted = kind.fit(name, task, train, validation, encoder, on_epoch)
+    with threadpool_limits(
+        task.train.threads
+    ):  # of what `fit` has loaded too: trees answer with all cores
+        return metrics.auc(judged.label, kind.answers(fitted, judged))
 
 
 def search(

@@ -88,6 +88,7 @@ def main() -> None:
     found = train(**asked, folder=folder)
     told = {"weights": found.module.state_dict(), "history": found.history, "best": found.best}
     torch.save(told, folder / f"rank{world().rank}.pt")
+    found.forget()
 
 
 if __name__ == "__main__":

@@ -106,6 +106,35 @@ def test_goes_on_from_the_last_checkpoint_and_tells_of_the_epochs_before(tmp_pat
     assert told == whole == [0, 1, 2]
 
 
+@pytest.mark.parametrize("world", ["table", "pictures"])
+@pytest.mark.parametrize("early", [False, True])
+def test_the_end_of_a_training_is_there_until_its_model_is_kept(
+    tmp_path: Path, world: str, early: bool
+) -> None:
+    """Export, measures and the registry come after it, and a server that is away must cost no training."""
+
+    def falling(objective: Any) -> None:
+        real, calls = objective.judge, [0]
+
+        def judge(*given: Any) -> dict[str, float]:
+            calls[0] += 1
+            return {name: value / 9 ** calls[0] for name, value in real(*given).items()}
+
+        if early:
+            objective.judge = judge
+            objective.worse = lambda found, top: True
+
+    ended = trained(world, folder=tmp_path, machine=EVERY, change=falling, patience=1, forget=False)
+    expected, epochs = digest(ended), len(ended.history)
+    assert epochs == (2 if early else 3)
+    del ended  # as its process is gone
+    told: list[int] = []
+    taken, found = losses_taken(world, tmp_path, patience=1, on_epoch=lambda e, _: told.append(e))
+    assert (taken, found) == (0, expected)
+    assert told == list(range(epochs))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("what", "changed"),
     [("settings", {"learning_rate": 0.02}), ("settings", {"seed": 8}), ("data", {})],

@@ -50,6 +50,7 @@ def test_the_shipped_settings_load():
             ["gate.confidence", "1.5", "less than 1"],
         ),
         (("tasks", "flights", "train", "seed"), "seven", ["train.seed", '"seven"', "integer"]),
+        (("tasks", "flights", "train", "seed"), 2**32, ["train.seed", "less than 4294967296"]),
         (
             ("tasks", "flights", "window", "first"),
             "2013-09",

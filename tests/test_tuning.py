@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,9 @@ def prepare(root: Path, text: str = PARAMS, rows: int = 3000) -> Paths:
             ["network.lerning_rate is not a key of train", "network.learning_rate", "forest.trees"],
         ),
         ({"network": {"choices": [1]}}, ["network is not a key of train"]),
+        ({"checkpoint": {"choices": [0, 9]}}, ["checkpoint is not a key of train"]),
+        ({"threads": {"choices": [1, 2]}}, ["threads is not a key of train"]),
+        ({"cnn.channels": {"choices": [32, 64]}}, ["cnn.channels is not a key of train"]),
         ({"network.dropout": {"low": 0.1, "high": 1.0}}, ["network.dropout is 1.0", "less than 1"]),
         ({"network.width": {"choices": [64, 0]}}, ["network.width is 0", "greater than 0"]),
         ({"network.width": {"choices": [64, 0.5]}}, ["network.width is 0.5", "valid integer"]),
@@ -164,6 +168,10 @@ def test_a_setting_that_would_change_nothing_is_refused():
         (
             "flights", {}, {"augment.shift": [0, 2]},
             ["flights.tune.space has augment.shift", "is network", "read it: cnn, resnet"],
+        ),
+        (
+            "flights", {"family": "boosting"}, {"precision": ["fp32", "bf16"]},
+            ["has precision", "is boosting", "read it: network, cnn, resnet"],
         ),
         (
             "flights", {}, {"family": ["network", "forest"], "backbone.layer_decay": [0.5, 1.0]},
@@ -296,6 +304,28 @@ def test_a_trial_reads_train_rows_only_and_gives_one_score_a_fold(tmp_path: Path
     assert told == pytest.approx([judged.scores[0], np.mean(judged.scores[:2])])
     alone = judge(Job({}, tuning.folds(time, 1), reports=True), told.append)
     assert told[-1] == pytest.approx(alone.scores[0]), "with one fold, epochs are told"
+
+
+def test_a_trial_answers_with_as_many_threads_as_it_is_fitted_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Workers side by side whose boosted trees answer with all cores are many times slower."""
+    at = prepare(tmp_path)
+    task = params.task(at.params, "orders")
+    task = task.model_copy(update={"train": task.train.model_copy(update={"family": "boosting"})})
+    kind, seen = KINDS["tabular"], list[int]()
+    real = kind.answers
+
+    def answers(fitted: Any, rows: Any) -> np.ndarray:
+        seen.extend(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+        return real(fitted, rows)
+
+    monkeypatch.setattr(kind, "answers", answers)
+    time = np.load(at.prepared / "train.npz")["time"]
+    with threadpoolctl.threadpool_limits(2):
+        bench("orders", task, at)(Job({}, tuning.folds(time, 2), True), lambda _: None)
+    assert task.train.threads == 1
+    assert set(seen) == {1}
 
 
 def test_a_fold_inside_an_outer_one_needs_two_labels_as_well(tmp_path: Path):

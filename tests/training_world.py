@@ -91,7 +91,8 @@ WORLDS = {"table": on_table, "pictures": on_pictures}
 def trained(
     world: str, *, seed: int = 7, machine: train_params.Machine = CPU, **more: Any
 ) -> Trained:
-    """more: `folder`, `on_epoch`, `on_step`, `change` (of the objective), and settings."""
+    """more: `folder`, `on_epoch`, `on_step`, `change` (of the objective), `forget`, and settings."""
+    forget = more.pop("forget", True)
     folder, change = more.pop("folder", None), more.pop("change", lambda objective: None)
     on_epoch = more.pop("on_epoch", lambda epoch, values: None)
     on_step = more.pop("on_step", None)
@@ -102,7 +103,10 @@ def trained(
         change(objective)
         return objective
 
-    return fit.run(make, settings, seed, on_epoch, machine=machine, folder=folder, on_step=on_step)
+    found = fit.run(make, settings, seed, on_epoch, machine=machine, folder=folder, on_step=on_step)
+    if forget:
+        found.forget()
+    return found
 
 
 def digest(found: Trained) -> str:

@@ -44,7 +44,8 @@ def run(
     others it is another training.
     folder: where its checkpoint goes, and by flag trace.json and a folder of its own in events/;
     without, a killed training starts again. A checkpoint of the same training that lies there is
-    gone on from: on_epoch is told again of the epochs before it. It is removed at the end.
+    gone on from: on_epoch is told again of the epochs before it. It holds the end too, until what is
+    returned is told to `forget` it.
 
     The same objective, settings, seed, machine and thread count (the caller's to set) give the same
     weights. Raises FloatingPointError, naming epoch and batch, when a loss or a gradient is not
@@ -91,4 +92,4 @@ def fit(
         lambda: table(train, validation, cardinalities, settings),
         settings, seed, on_epoch, machine=machine, folder=folder, on_step=on_step,
     )  # fmt: skip
-    return Fitted(cast(Network, made.module), made.best, made.history)
+    return Fitted(cast(Network, made.module), made.best, made.history, made.forget)

@@ -8,7 +8,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.models.learner import Stepper
 from pipelines.models.objective import Objective
 from pipelines.models.place import Batch, place
 from pipelines.models.progress import OnStep, Teller
+from pipelines.models.reached import Reached
 from pipelines.models.watch import EVERY, Watch, refuse
 from pipelines.models.world import world
 from pipelines.settings import Settings
@@ -34,28 +35,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """best: epoch and what was judged of the weights that `module` now has, on the CPU."""
+    """best: epoch and what was judged of the weights that `module` now has, on the CPU.
+
+    forget: to be called when the model is kept; until then a training that was killed after its last
+    epoch has its end to go on from.
+    """
 
     module: nn.Module
     best: dict[str, float]
     history: list[dict[str, float]]
-
-
-@dataclass
-class Reached:
-    """How far a training has come, and what it found on the way."""
-
-    epoch: int = 0
-    batch: int = 0
-    """Steps of this epoch that are done."""
-    total: float = 0.0
-    """Sum of their losses, on this process."""
-    order: Tensor | None = None
-    """Rank 0's random state from which this epoch's order of rows was drawn."""
-    reports: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=dict)
-    top: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    forget: Callable[[], None]
 
 
 class Loop:
@@ -116,18 +105,19 @@ class Loop:
             for epoch, report in enumerate(self.reached.reports):
                 _tell(told, epoch, report)
             random = resumed["own"][self.here.rank] if resumed else None
-            going = True
+            going = not self.reached.waited_out(self.settings.patience)
             while going and self.reached.epoch < self.settings.epochs:
                 report = self._epoch(on_step, traced, random)
                 random = None
                 going = self._judge(report)
                 _tell(told, self.reached.epoch - 1, self.reached.reports[-1])
+        if self.checkpoint:
+            self._save(self.checkpoint)
         self.objective.module.load_state_dict(self.reached.weights)
-        if self.checkpoint and self.here.first:
-            self.checkpoint.clear()
         return Trained(
-            self.objective.module.cpu().eval(), self.reached.best, _history(self.reached.reports)
-        )
+            self.objective.module.cpu().eval(), self.reached.best, self.reached.history(),
+            self.checkpoint.clear if self.checkpoint and self.here.first else lambda: None,
+        )  # fmt: skip
 
     def _epoch(
         self, on_step: OnStep | None, traced: Callable[[], None], random: dict[str, Tensor] | None
@@ -198,8 +188,7 @@ class Loop:
         reached, objective = self.reached, self.objective
         if (scale := self.stepper.scale) < 1:
             refuse(
-                f"epoch {reached.epoch}: the scale of fp16's loss, which steps left out lower,",
-                scale,
+                f"epoch {reached.epoch}: the scale of fp16's loss, lowered by steps left out", scale
             )
         self.stepper.share_moments()
         with self.stepper.judging():
@@ -214,17 +203,14 @@ class Loop:
             reached.reports.append(
                 {"train_loss": report["train_loss"], **found, "rows_per_second": speed}
             )
-            going = True
             if not reached.top or not objective.worse(found, reached.top):
                 reached.best = {"epoch": float(reached.epoch), **found}
                 reached.weights = copy.deepcopy(objective.module.state_dict())
-            else:
-                going = reached.epoch - reached.best["epoch"] < self.settings.patience
         # An epoch that has no score, as with one class in validation, gives way to any that has.
         if not reached.top or not objective.score(found) <= objective.score(reached.top):
             reached.top = found
         reached.epoch, reached.batch, reached.total = reached.epoch + 1, 0, 0.0
-        return going
+        return not reached.waited_out(self.settings.patience)
 
     def _compile(self) -> None:
         """By what is computed at once: the device may have no room for all parts of a batch."""
@@ -263,11 +249,3 @@ class Loop:
 def _tell(told: list[OnEpoch], epoch: int, report: dict[str, float]) -> None:
     for hear in told:
         hear(epoch, dict(report))
-
-
-def _history(reports: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Without the speed, which differs from run to run."""
-    return [
-        {"epoch": float(epoch)} | {k: v for k, v in found.items() if k != "rows_per_second"}
-        for epoch, found in enumerate(reports)
-    ]

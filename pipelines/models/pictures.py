@@ -39,11 +39,12 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Fitted:
     """best: epoch and measures of the weights it kept. centre (E,), directions (E, D): mean of what
-    it makes of the train pictures, and where they differ most."""
+    it makes of the train pictures, and where they differ most. forget: as of `loop.Trained`."""
 
     network: Picture
     best: dict[str, float]
     history: list[dict[str, float]]
+    forget: Callable[[], None]
     centre: np.ndarray
     directions: np.ndarray
 
@@ -89,7 +90,8 @@ def fit_pictures(
         machine=settings if folder else settings.unwatched, folder=folder, on_step=on_step,
     )  # fmt: skip
     network = cast(Picture, made.module.to(CPU))
-    return Fitted(network, made.best, made.history, *_directions(_embedding(network, train.pixels)))
+    found = _directions(_embedding(network, train.pixels))
+    return Fitted(network, made.best, made.history, made.forget, *found)
 
 
 def _tensors(rows: Pictures) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,11 +41,13 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted network. best: epoch, validation_auc and validation_loss of the weights it kept."""
+    """A fitted network. best: epoch, validation_auc and validation_loss of the weights it kept. forget:
+    as of `loop.Trained`."""
 
     network: Network
     best: dict[str, float]
     history: list[dict[str, float]]
+    forget: Callable[[], None]
 
     def predict(self, numbers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """(N,) float32 probability of 1, of numbers (N, P), NaN = missing, and codes (N, C)."""

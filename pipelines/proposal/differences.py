@@ -80,9 +80,9 @@ def _column(column: Column, values: pd.Series) -> Iterator[str]:
             yield f"has {len(named)} values that the contract does not know{shown}"
     if column.balance is not None:
         low, high = column.balance
-        for name, part in present.astype(object).value_counts(normalize=True).items():
+        for cls, part in present.astype(object).value_counts(normalize=True).items():
             if not low <= part <= high:
-                shown = "a class" if column.personal else name
+                shown = "a class" if column.personal else str(cls)
                 yield f"has {shown} in {part:.2%} of the rows, the contract allows {low:.2%} to {high:.2%}"
     if present.nunique() < column.distinct:
         yield f"has {present.nunique()} different values, the contract wants {column.distinct}"

@@ -79,10 +79,13 @@ class Kind(Protocol):
     ) -> Any:
         """What was fitted, for `answers` and `graph`.
 
-        folder: of this task's trainings, where a killed one is gone on from. on_step: told of the
-        middle of an epoch, at most ten times a second. Raises ArtifactError where the training
-        broke down.
+        folder: of this task's trainings, where a killed one is gone on from until `forget`. on_step:
+        told of the middle of an epoch, at most ten times a second. Raises ArtifactError where the
+        training broke down.
         """
+
+    def forget(self, fitted: Any) -> None:
+        """The model is kept: what its training could be gone on from may go."""
 
     def answers(self, fitted: Any, rows: Any) -> np.ndarray:
         """(N,) float32 probability of 1, or (N, K) of each class."""

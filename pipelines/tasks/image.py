@@ -124,6 +124,10 @@ def fit(
         raise ArtifactError(f"train {name}: {error}. Then run: dvc repro") from error
 
 
+def forget(fitted: pictures.Fitted) -> None:
+    fitted.forget()
+
+
 def answers(fitted: pictures.Fitted, rows: Pictures) -> np.ndarray:
     return fitted.predict(rows.pixels)
 

@@ -111,6 +111,12 @@ def fit(
         )
 
 
+def forget(fitted: Any) -> None:
+    """scikit-learn's keep nothing to go on from."""
+    if hasattr(fitted, "forget"):
+        fitted.forget()
+
+
 def answers(fitted: Any, rows: Rows) -> np.ndarray:
     return np.asarray(fitted.predict(rows.numbers, rows.codes))
 
