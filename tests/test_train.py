@@ -15,7 +15,8 @@ import yaml
 from pipelines import artifact, contract, metrics, store
 from pipelines.adapters import tracking
 from pipelines.artifact import About
-from pipelines.errors import MissingInput
+from pipelines.errors import MissingInput, RegistryError
+from pipelines.models.learner import Stepper
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.stages import prepare, train
@@ -76,6 +77,26 @@ def test_an_export_comes_and_goes_with_its_model_and_is_no_part_of_it(
     trained(orders)
     assert artifact.load(orders.model).digest == plain.digest
     assert not list(orders.model.parent.rglob("*.pt"))
+
+
+def test_a_registry_that_is_away_at_the_end_costs_no_training(
+    orders: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise RegistryError("away")
+
+    @contextlib.contextmanager
+    def ended(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(epoch=lambda *_: None, model=away, file=lambda *_: None)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tracking, "training_run", ended)
+        with pytest.raises(RegistryError):
+            trained(orders, seed=8)
+    assert list(orders.training.glob("checkpoint-*.pt"))
+    monkeypatch.setattr(Stepper, "step", lambda _: pytest.fail("trained again"))
+    trained(orders, seed=8)
+    assert not list(orders.training.glob("checkpoint-*.pt"))
 
 
 def test_threshold_and_measures_are_of_the_variant_that_serves(orders: Paths) -> None:

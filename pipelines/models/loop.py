@@ -218,12 +218,12 @@ class Loop:
         parts = self.stepper.parts(batch)
         sizes = {len(part[0]): part for part, _ in parts}
         tried = [tuple(rows.to(self.plan.device) for rows in part) for part in sizes.values()]
-        memory = self.folder / "compile.json" if self.folder and self.here.first else None
+        memory = self.folder / "compile.json" if self.folder else None
         steps = self.batches * self.settings.epochs * len(parts)
         pays = self.here.first and compiling.choose(
             self.stepper, tried, self.machine.compile, steps, memory
         )
-        # Rank 0 measures and remembers; the others do as it does, or half of them would run compiled.
+        # Rank 0 measures and remembers, and the others do as it does.
         told = distributed.values_from_first({"compiled": float(bool(pays))})
         if told["compiled"] and not self.here.first:
             self.stepper.learner.running[0] = torch.compile(self.objective.module)
