@@ -62,16 +62,23 @@ def read(at: Paths, contract: Contract, wanted: Wanted) -> pd.DataFrame:
 def given(at: Paths, contract: Contract, period: str, length: str) -> pd.DataFrame | None:
     """All answers to rows of the period, of the batch and over HTTP; None when there are none.
 
-    The batch's answers as they were logged, with `row` as the others have it. In order of time.
+    The batch's answers as they were logged, with `row` as the others have it. In order of time. Without
+    their pictures, which are as large as the batch.
     """
     import pandas as pd
+    import pyarrow.parquet as parquet
 
+    pictures = {bodies.stored(name) for name in contract.images}
     since, until = periods.start_and_end(period, length)
     found = []
     if at.predictions(period).is_file():
-        batch = store.read_table(at.predictions(period), "")
+        there = parquet.read_schema(at.predictions(period)).names
+        batch = store.read_table(
+            at.predictions(period), "", [name for name in there if name not in pictures]
+        )
         found.append(batch.assign(row=batch["id"].str.rsplit("-", n=1).str[-1]))
-    served = read(at, contract, Wanted(since=since, until=until))
+    columns = tuple(n for n in table.schema(contract).names if n not in pictures)
+    served = read(at, contract, Wanted(since=since, until=until, columns=columns))
     if len(served):
         found.append(served)
     if not found:

@@ -56,6 +56,7 @@ def test_every_picture_was_answered_over_http_with_the_probability_of_each_class
         assert found is not None
         assert len(found) == tick.rows
         assert set(found["route"]) == {"champion"}
+        assert "image" not in found  # as large as the batch, and nobody asks for them there
         assert set(found["version"]) == {tick.champion}
         probability = np.array(found["probability"].tolist())
         assert probability.shape == (tick.rows, 10)
