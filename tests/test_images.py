@@ -278,10 +278,9 @@ def test_a_stack_of_pictures_and_the_readable_ones_of_it():
     good = [images.png(gradient() // n) for n in (1, 2, 3)]
     stacked = images.stack(good, SIZE, "L")
     assert stacked.shape == (3, *SIZE, 1)
-    pixels, kept = images.readable([good[0], None, b"junk", good[2]], SIZE, "L")
+    kept = images.readable([good[0], None, b"junk", good[2]], SIZE, "L")
     assert kept.tolist() == [True, False, False, True]
-    assert np.array_equal(pixels, stacked[[0, 2]])
-    assert images.readable([], SIZE, "RGB")[0].shape == (0, *SIZE, 3)
+    assert images.readable([], SIZE, "RGB").tolist() == []
     with pytest.raises(ImageError):
         images.stack([*good, b"junk"], SIZE, "L")
 

@@ -152,7 +152,7 @@ def test_graphs_are_timed_in_turns():
             assert len(feeds["x"]) == variants.BATCH  # of 100 rows there are: some come again
 
     found = onnx_variants._in_turns(
-        {n: Session(n) for n in "ab"}, {"x": np.arange(100)}, variants.BATCH
+        {n: Session(n) for n in "ab"}, {"x": np.arange(100)}, variants.BATCH, 1024
     )
     assert set(found) == {"a", "b"}
     rounds = onnx_variants.ROUNDS[variants.BATCH]
