@@ -123,13 +123,13 @@ def test_a_rare_class_that_is_too_rare_to_judge_is_said():
 
 
 def week(skill: float, rows: int = 1200, seed: int = 0) -> pd.DataFrame:
-    """Labelled answers to pictures over seven days, as the log and the labels give them."""
+    """Labelled answers to pictures over seven days, without the pictures, as the log and the labels give
+    them."""
     label = np.random.default_rng(seed).integers(0, 10, rows)
     times = np.datetime64("2024-01-01", "s") + np.arange(rows) * (7 * 86_400 // rows)
     return pd.DataFrame(
         {
             "time": times,
-            "image": [b""] * rows,
             "probability": list(probabilities(label, skill, seed + 1, 10)),
             "label": label,
         }

@@ -214,6 +214,17 @@ def test_noise_in_the_labels_teaches_nothing_and_is_no_reason_to_retrain(champio
     assert not judged.degraded
 
 
+def test_labels_that_depend_on_the_time_of_day_are_ones_to_learn_from():
+    rows = pumps(WEEK, "2024-03-04", 1)
+    late = (rows["moment"].dt.hour >= 12).to_numpy().astype(int)
+    judged = performance.judge(
+        "w", rows.assign(probability=0.3, label=late), PUMPS, 0.78, SETTINGS, 7
+    )
+    assert judged.auc == 0.5
+    assert judged.learnable > 0.95
+    assert judged.degraded
+
+
 def test_the_columns_of_the_page_are_ones_that_evidently_reads():
     table = pumps(200).convert_dtypes().assign(noise=np.nan, moment=pumps(200)["moment"])
     table.loc[:9, "site"] = pd.NA

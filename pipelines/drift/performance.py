@@ -43,22 +43,22 @@ def judge(
     seed: int,
 ) -> Performance | None:
     """labelled: one champion's answers, `probability` 0..1 (of each class, where there are some) and
-    `label`, its number, with its inputs.
+    `label`, its number, with its inputs, or with its time where there are classes.
 
     None when there are too few rows of any label to say anything.
     """
     rows = profile.draw(labelled, bodies.stored(contract.time), MOST_ROWS, seed)
-    inputs = rows[[bodies.stored(n) for n in contract.inputs]].set_axis(contract.inputs, axis=1)
     label = rows["label"].to_numpy().astype(np.int64)
     of_each = np.bincount(label, minlength=max(len(contract.classes), 2))
     if len(rows) < FEWEST_ROWS or of_each.min() < FEWEST_OF_EACH:
         return None
     probability = np.array(rows["probability"].tolist(), dtype=np.float64)
-    at = profile.seconds(inputs, contract.time)
+    at = profile.seconds(rows, bodies.stored(contract.time))
     block, _ = blocks.of(at, at, seed)
 
     if contract.classes:
         return _of_classes(period, label, probability, block, expected, settings, seed)
+    inputs = rows[[bodies.stored(n) for n in contract.inputs]].set_axis(contract.inputs, axis=1)
     better = _learned(inputs, label, probability, contract, block, seed)
     auc, learnable = _aucs(label, (probability, better), block, seed)
     low, high = _ends(auc)
@@ -152,7 +152,8 @@ def _learned(
 ) -> np.ndarray:
     """(N,) held-out answers of the small model."""
     clipped = np.clip(probability, 1e-6, 1 - 1e-6)
-    inputs = profile.encoded(rows, contract.time, contract.numbers, contract.categories)
+    numbers = (profile.clock(contract.time), *contract.numbers)
+    inputs = profile.encoded(rows, contract.time, numbers, contract.categories)
     features = np.column_stack([np.log(clipped / (1 - clipped)), inputs])
     fold = blocks.folds(block, np.zeros(len(block), dtype=int), seed)
     answers = blocks.held_out(features, label, fold, seed)
