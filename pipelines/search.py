@@ -101,9 +101,8 @@ def _fit(
     )
     with threadpool_limits(task.train.threads):
         fitted = kind.fit(name, task, train, validation, encoder, on_epoch)
-    with threadpool_limits(
-        task.train.threads
-    ):  # of what `fit` has loaded too: trees answer with all cores
+    # Once more, for what `fit` has loaded as well: boosted trees answer with all cores.
+    with threadpool_limits(task.train.threads):
         return metrics.auc(judged.label, kind.answers(fitted, judged))
 
 

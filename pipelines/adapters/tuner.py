@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import tuning
 from pipelines.adapters.tune_halving import halving
 from pipelines.adapters.tune_store import reaching
+from pipelines.errors import PipelineError
 from pipelines.lock import alive
 from pipelines.records import Record
 from pipelines.tune_params import Dimension, Tune, fields, whole
@@ -175,12 +176,16 @@ class Study:
 
     def open_present(self) -> tuple[int, str]:
         """Optuna's number of the trial of the present settings that is open elsewhere, and of which
-        process it is."""
+        process it is. Raises PipelineError where it has ended meanwhile."""
         from optuna.trial import TrialState
 
         with reaching(self._url):
             running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        (found,) = (t for t in running if t.user_attrs.get("index") == PRESENT)
+        found = next((t for t in running if t.user_attrs.get("index") == PRESENT), None)
+        if found is None:
+            raise PipelineError(
+                "another command has just ended a trial: run the same command again"
+            )
         return found.number, str(found.user_attrs.get("process", "of another machine"))
 
     @property

@@ -55,6 +55,9 @@ class Fitted(ABC):
         ]
         return np.concatenate(parts, dtype=np.float32) if parts else np.empty(0, dtype=np.float32)
 
+    def forget(self) -> None:  # noqa: B027 - none of them has anything
+        """Nothing is kept of a training of seconds that it could be gone on from."""
+
     @abstractmethod
     def to_onnx(self) -> onnx.ModelProto:
         """Inputs numbers (N, P), codes (N, C), one without columns left out; probability (N, 1)."""

@@ -112,9 +112,7 @@ def fit(
 
 
 def forget(fitted: Any) -> None:
-    """scikit-learn's keep nothing to go on from."""
-    if hasattr(fitted, "forget"):
-        fitted.forget()
+    fitted.forget()
 
 
 def answers(fitted: Any, rows: Rows) -> np.ndarray:
