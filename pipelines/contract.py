@@ -144,11 +144,6 @@ class Contract(Settings):
         if self.columns[self.time].type != "timestamp":
             raise ValueError(f"time column {self.time} must have type timestamp")
         label = self.columns[self.label]
-        if label.nulls or label.new_values or label.outside or label.severity != "critical":
-            raise ValueError(
-                f"label column {self.label} has nulls, new_values, outside or severity: no row without a "
-                "label of the contract can be learned from or judge, so its rules hold for every row"
-            )
         if label.type == "category":
             if len(label.values or ()) < 2:
                 raise ValueError(f"label column {self.label} needs values: its 2 or more classes")
@@ -230,13 +225,27 @@ def load(path: Path) -> Contract:
             f"{path} does not exist. Make a first one with: perennial contract propose {path.stem}; "
             "or, of pictures, by hand as docs/images.md has one"
         )
+    file = f"{path.parent.name}/{path.name}"
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        found = parse(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise ParamsError(explain(error, f"{path.parent.name}/{path.name}")) from None
+        raise ParamsError(explain(error, file)) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    _refuse_allowances_of_the_label(file, found)
+    return found
 
 
 def parse(text: str) -> Contract:
     return Contract.model_validate_json(json.dumps(yaml.safe_load(text), default=str))
+
+
+def _refuse_allowances_of_the_label(file: str, contract: Contract) -> None:
+    """Not of every Contract: models keep those that they were trained under."""
+    label = contract.columns[contract.label]
+    if label.nulls or label.new_values or label.outside or label.severity != "critical":
+        raise ParamsError(
+            f"{file}: columns.{contract.label}: the label column has nulls, new_values, outside or "
+            "severity: a row without a label of the contract can be neither learned from nor judged by, "
+            f"so its rules hold for every row. Mend it with: edit {file}"
+        )

@@ -6,7 +6,6 @@ is not done again: a tick that was killed is finished by the same command.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Callable
 from typing import Literal
@@ -116,17 +115,17 @@ def waits_for(project: Project) -> str:
     period = next_period(project)
     if period not in open_source(project.task, project.contract, project.at.root).periods():
         return f"the source has no batch {period} yet"
-    start, end = periods.start_and_end(period, project.task.period)
-    if start <= utc() < end:
-        return (
-            f"{period} goes on until {end:%Y-%m-%dT%H:%M} (UTC), and a batch is landed once. As it is "
-            f"now it is landed by: perennial tick {project.name} --batch {period}"
-        )
-    return ""
+    return _goes_on(project, period)
 
 
-def utc() -> dt.datetime:
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+def _goes_on(project: Project, period: str) -> str:
+    if not periods.goes_on(period, project.task.period):
+        return ""
+    _, end = periods.start_and_end(period, project.task.period)
+    return (
+        f"{period} goes on until {end:%Y-%m-%dT%H:%M} (UTC), and a batch is landed once. As it is now "
+        f"it is landed by: perennial tick {project.name} --batch {period}"
+    )
 
 
 def _pass(
@@ -248,6 +247,8 @@ def through(
         return []
     done = []
     while (period := next_period(project)) <= upto:
+        if last not in (None, period) and (why := _goes_on(project, period)):
+            raise ParamsError(f"tick {project.name}: {why}")
         done.append(tick(project, period, wait=wait, service=service))
         on_tick(done[-1])
     return done

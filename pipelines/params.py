@@ -178,7 +178,8 @@ class Task(Settings):
     kind: Literal["tabular", "image"] = "tabular"
     source: Source
     period: Literal["hour", "day", "week", "month"]
-    """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09."""
+    """Length of one batch; names are 2013-04, 2013-W14, 2013-04-01, 2013-04-01T09. A tick that is told no
+    batch reads them as UTC, and takes none that goes on."""
     label_delay: PositiveInt = 1
     """Batches that pass before a batch's labels are known."""
     calendar: tuple[Literal["hour", "weekday"], ...]

@@ -45,6 +45,16 @@ def start_and_end(period: str, length: str) -> tuple[dt.datetime, dt.datetime]:
     return start, start + days[length]
 
 
+def goes_on(period: str, length: str) -> bool:
+    """Is it neither over nor to come, if its names are read as UTC?"""
+    start, end = start_and_end(period, length)
+    return start <= utc() < end
+
+
+def utc() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+
+
 def shift(period: str, length: str, by: int) -> str:
     """The period `by` steps later (earlier when negative).
 

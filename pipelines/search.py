@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from pipelines import metrics, tuning
 from pipelines.adapters.tune_runs import TuneRun
-from pipelines.adapters.tuner import Study, Trial
+from pipelines.adapters.tuner import PRESENT, Study, Trial
 from pipelines.crew import Crew, Report
 from pipelines.errors import ArtifactError, PipelineError
 from pipelines.params import Task
@@ -42,6 +42,8 @@ class Judged:
 
     scores: tuple[float, ...]
     broke: str = ""
+    memory: bool = False
+    """Was it for want of memory? That may be another's use of it, and no answer about the settings."""
 
 
 @dataclass(eq=False)
@@ -77,7 +79,9 @@ def bench(name: str, task: Task, at: Paths) -> Callable[[Job, Report], Judged]:
                 # A rate of learning too high, or a network too large, is an answer; all else is a fault.
                 if not isinstance(error.__cause__, FloatingPointError | MemoryError):
                     raise
-                return Judged((), str(error.__cause__))
+                return Judged(
+                    (), str(error.__cause__), memory=isinstance(error.__cause__, MemoryError)
+                )
             if job.reports and len(scores) < len(job.folds):
                 report(float(np.mean(scores)))
         return Judged(tuple(scores))
@@ -147,6 +151,11 @@ def search(
                     recorded.killed(ticket.run)
                 else:
                     judged = heard.said if heard.what == "done" else Judged((), "stopped early")
+                    if judged.memory and ticket.trial.index == PRESENT:
+                        raise PipelineError(
+                            f"the present settings, which all others are held against: {judged.broke}; "
+                            "or with fewer workers: --workers 1. The same command goes on"
+                        )
                     _tell(study, recorded, ticket, judged, title)
                     tickets.remove(ticket)
     finally:

@@ -8,7 +8,7 @@ from pipelines import ledger, params, paths, watching
 from pipelines.adapters.registry import Registry
 from pipelines.errors import MissingInput
 from pipelines.lock import holder
-from pipelines.loop import next_period, ticks
+from pipelines.loop import next_period, ticks, waits_for
 from pipelines.project import Project, open_project
 from pipelines.served import answers
 from pipelines.sources.base import open_source
@@ -58,6 +58,8 @@ def _next(project: Project, registry: Registry) -> str:
         return f"nothing is due; {period} is watched once it has landed"
     period = next_period(project)
     offered = open_source(project.task, project.contract, project.at.root).periods()
+    if period in offered and (why := waits_for(project)):
+        return f"nothing is due: {why}"
     if period in offered:
         return f"perennial tick {project.name} --batch {period}"
     last = offered[-1] if offered else "none"

@@ -79,11 +79,11 @@ def edited(**edits: object) -> str:
         *(
             (
                 {f"late__{key}": value},
-                "label column late has nulls, new_values, outside or severity",
+                "columns.late: the label column has nulls, new_values, outside",
             )
             for key, value in {"nulls": 0.1, "new_values": 0.1, "severity": "warning"}.items()
         ),
-        ({"late__outside": 0.1, "late__min": 0}, "label column late has"),
+        ({"late__outside": 0.1, "late__min": 0}, "columns.late: the label column has"),
         ({"price__feature": False}, "no column is a feature"),
         ({"price__distinct": 0}, "greater than or equal to 1"),
     ],

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import loop
-from pipelines.errors import UnknownId
+from pipelines import loop, periods, status
+from pipelines.adapters.registry import Registry
+from pipelines.errors import ParamsError, UnknownId
 from pipelines.periods import shift
 from pipelines.project import Project, open_project
 from pipelines.stages import ingest
@@ -22,7 +23,7 @@ TODAY = "2024-03-06"
 @pytest.fixture
 def days(project_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Orders of the day before yesterday, of yesterday, of today and of tomorrow; by the names of days."""
-    monkeypatch.setattr(loop, "utc", lambda: dt.datetime(2024, 3, 6, 15, 30))
+    monkeypatch.setattr(periods, "utc", lambda: dt.datetime(2024, 3, 6, 15, 30))
     names = [shift(TODAY, "day", by) for by in (-2, -1, 0, 1)]
     rows = shop(days=4)
     rows["ordered_at"] += dt.datetime.fromisoformat(names[0]) - rows["ordered_at"].min().normalize()
@@ -58,6 +59,11 @@ def test_a_day_that_goes_on_is_landed_by_name_only(days: list[str]):
     assert said.startswith(f"{TODAY} goes on until {days[3]}T00:00")
     assert f"perennial tick orders --batch {TODAY}" in said
     assert loop.through(waiting, None, lambda _: pytest.fail("ticked")) == []
+    with pytest.raises(ParamsError, match=f"{TODAY} goes on"):
+        loop.through(waiting, days[3], lambda _: pytest.fail("ticked"))
+    assert status._next(waiting, Registry(waiting.at)).startswith(
+        f"nothing is due: {TODAY} goes on"
+    )
 
 
 def test_days_to_come_are_made_up_and_due(days: list[str]):

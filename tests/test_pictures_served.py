@@ -84,6 +84,15 @@ def test_a_csv_holds_pictures_as_json_does():
     assert found["image"].to_pylist() == table(asked)["image"].to_pylist()
 
 
+def test_a_csv_holds_pictures_of_any_size():
+    content = {"image": [b"\x89PNG" * 500_000] * 3}
+    text = [base64.b64encode(data).decode() for data in content["image"]]
+    found = handed.read(
+        ".csv", pd.DataFrame({"image": text}).to_csv(index=False).encode(), WIRE.shape
+    )
+    assert found["image"].to_pylist() == content["image"]
+
+
 def test_what_is_no_base64_in_a_csv_is_told_by_row():
     asked = [row | {"image": text} for row, text in zip(rows(), ["", "a.png", "ü"], strict=True)]
     with pytest.raises(Refused) as refused:

@@ -10,6 +10,7 @@ import subprocess
 import time as clock
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from pipelines import contract, params, params_text, store, tuning
 from pipelines.adapters import tune_store
 from pipelines.adapters.tuner import PRESENT, Study
 from pipelines.crew import Crew, Report
-from pipelines.errors import MissingInput, ParamsError, PipelineError, RegistryError
+from pipelines.errors import ArtifactError, MissingInput, ParamsError, PipelineError, RegistryError
 from pipelines.params import Task
 from pipelines.paths import Paths
 from pipelines.prepared import Prepared
-from pipelines.search import Job, bench
+from pipelines.search import Job, Judged, bench, search
 from pipelines.stages import tune as stage
 from pipelines.tasks.base import KINDS
 from pipelines.train_params import Train
@@ -636,6 +637,49 @@ def heard_of(crew: Crew, ticket: str, stop_at: int = 99) -> Any:
                 return heard
             crew.answer(ticket, heard.said < stop_at)
     raise AssertionError("nothing was heard")
+
+
+class Starved:
+    """A crew of one, whose worker finds no memory."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    free = property(lambda self: not self.given)
+    busy = property(lambda self: bool(self.given))
+
+    def give(self, ticket: Any, _: Job) -> None:
+        self.given.append(ticket)
+
+    def hear(self) -> list[Any]:
+        none = Judged((), "out of memory", memory=True)
+        return [SimpleNamespace(ticket=self.given.pop(), what="done", said=none)]
+
+
+def test_present_settings_that_found_no_memory_are_tried_again_by_the_same_command(tmp_path: Path):
+    """Another process may have had it: kept as an answer, it would refuse every search after."""
+    at = prepare(tmp_path)
+    task = params.task(at.params, "orders")
+    recorded: Any = SimpleNamespace(trial=lambda *_: "run", killed=lambda *_: None)
+    starved: Any = Starved()
+    study = opened(tmp_path)
+    with pytest.raises(PipelineError, match=r"present settings.*out of memory.*--workers 1"):
+        search(task, starved, recorded, study, ())
+    assert study.tried() == []
+    assert opened(tmp_path).ask(TODAY).index == PRESENT
+
+
+def test_want_of_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def starved(*_: object, **__: object) -> None:
+        raise ArtifactError("train orders: out of memory") from MemoryError("out of memory")
+
+    at = prepare(tmp_path)
+    monkeypatch.setattr(KINDS["tabular"], "fit", starved)
+    time = np.load(at.prepared / "train.npz")["time"]
+    judge = bench("orders", params.task(at.params, "orders"), at)
+    assert judge(Job({}, tuning.folds(time, 2), True), lambda _: None) == Judged(
+        (), "out of memory", memory=True
+    )
 
 
 def test_a_crew_works_stops_breaks_and_loses_one_without_losing_the_other():

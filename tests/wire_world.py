@@ -54,8 +54,6 @@ def contracts(draw: st.DrawFn) -> Contract:
     kinds += [draw(more) for _ in names[3:]]
     columns = {n: draw(_column(k)) for n, k in zip(names, kinds, strict=True)}
     time, label, _ = names[:3]
-    for allowance in ("nulls", "severity", "outside", "new_values"):
-        columns[label].pop(allowance, None)
     for name in names[3:]:
         columns[name]["feature"] = draw(st.booleans())
     numeric = [n for n in names if columns[n]["type"] in ("integer", "number")]

@@ -76,6 +76,7 @@ def tick(
 def replay(task: str, policy: str, through: str | None, as_json: bool) -> None:
     """Run the loop over history under each policy: quality, trainings and seconds side by side."""
     from pipelines import replay as replays
+    from pipelines.periods import goes_on
     from pipelines.project import open_project
     from pipelines.sources.base import open_source
 
@@ -86,7 +87,9 @@ def replay(task: str, policy: str, through: str | None, as_json: bool) -> None:
             f"{', '.join(wrong)}; allowed are: {', '.join(POLICIES)}", param_hint="--policy"
         )
     p = open_project(task)
-    last = through or open_source(p.task, p.contract, p.at.root).periods()[-1]
+    offered = open_source(p.task, p.contract, p.at.root).periods()
+    over = [period for period in offered if not goes_on(period, p.task.period)]
+    last = through or (over or offered)[-1]
     told = replays.replay(p, chosen, last)  # type: ignore[arg-type]
     home = p.at.data / "7_replay" / task
     text = f"{replays.as_table(told)}\npicture: {home / 'replay.png'}\njson: {home / 'replay.json'}"

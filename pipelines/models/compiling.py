@@ -88,6 +88,7 @@ def unmoved(stepper: Stepper) -> Iterator[None]:
         chance.restore(drawn, stepper.random)
         for name, buffer in stepper.learner.named_buffers():
             buffer.copy_(buffers[name])
+        stepper.optimizer.zero_grad()  # a backward pass that fails leaves some
 
 
 def _pass(stepper: Stepper, batch: Batch) -> None:

@@ -95,6 +95,8 @@ class Loop:
         self._compile()
         written = self.folder if self.here.first else None
         trace = written / "trace.json" if written and self.machine.profile else None
+        if trace and resumed is None:
+            trace.unlink(missing_ok=True)  # another training's
         done = self.reached.epoch * self.batches + self.reached.batch
         total = self.batches * self.settings.epochs - done
         with (

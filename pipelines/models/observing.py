@@ -25,7 +25,6 @@ def traced(file: Path | None, steps: int, cuda: bool) -> Iterator[Callable[[], N
         yield lambda: None
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)  # of another training
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
     with torch.profiler.profile(

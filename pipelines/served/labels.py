@@ -57,7 +57,7 @@ def from_file(path: Path, contract: Contract) -> list[tuple[str, int]]:
     answers to a batch get their labels from the batch.
     """
     task, known = contract.task, spelled(contract)
-    rows = _parquet(path, task) if path.suffix == ".parquet" else _csv(path, task)
+    rows = _parquet(path, task) if path.suffix.lower() == ".parquet" else _csv(path, task)
     mend = f"Mend the file, then: perennial labels {task} --file {path}"
     pairs = []
     for place, name, label in rows:

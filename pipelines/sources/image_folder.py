@@ -11,6 +11,7 @@ contract says how many of them may be no picture (`unreadable`), and validation 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator
@@ -57,33 +58,43 @@ class ImageFolder:
     def read(self, period: str) -> pd.DataFrame:
         files = self._files()[period]
         classes = [file.cls for file in files]
-        if self._in_period_folders():
-            order = dealt([file.name for file in files], classes)
-            times = np.empty(len(files), "datetime64[s]")
-            times[order] = spread(len(files), period, self._period)
-        else:
-            times = _changed([file.path for file in files])
+        with self._looking():
+            times = self._times(files, period)
         contents = [self._content(file.path) for file in files]
         return self._columns.table(times, [file.name for file in files], contents, classes)
 
+    def _times(self, files: list[_File], period: str) -> np.ndarray:
+        """(N,) datetime64[s]"""
+        if not self._in_period_folders():
+            return _changed([file.path for file in files])
+        times = np.empty(len(files), "datetime64[s]")
+        order = dealt([file.name for file in files], [file.cls for file in files])
+        times[order] = spread(len(files), period, self._period)
+        return times
+
     def _files(self) -> dict[str, list[_File]]:
         if not self._by_period:
-            try:
-                for file in self._found():
-                    self._by_period.setdefault(file.period, []).append(file)
-            except OSError as error:
-                self._by_period = {}
-                raise SourceError(
-                    f"source images: {error.filename} cannot be looked at: {error.strerror}; allowed: "
-                    "folders that may be read, and that nobody changes meanwhile. Then run: "
-                    f"perennial ingest {self._task}"
-                ) from error
+            with self._looking():
+                found = list(self._found())
+            for file in found:
+                self._by_period.setdefault(file.period, []).append(file)
             if not self._by_period:
                 raise SourceError(
                     f"source images: {self._folder} holds no picture; allowed: <class>/<file>, or "
                     "<period>/<class>/<file>. Mend tasks.<name>.source.path with: edit params.yaml"
                 )
         return self._by_period
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SourceError(
+                f"source images: {error.filename} cannot be looked at: {error.strerror}; allowed: "
+                "folders that may be read, and that nobody changes meanwhile. Then run: "
+                f"perennial ingest {self._task}"
+            ) from error
 
     def _found(self) -> Iterator[_File]:
         if self._in_period_folders():

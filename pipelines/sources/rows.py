@@ -56,6 +56,8 @@ def _csv(content: bytes, shape: Shape) -> pa.Table:
     )
     table = csv.read_csv(
         store.owned(content),
+        # A row must fit into a block, and one with a photograph is larger than Arrow's megabyte.
+        read_options=csv.ReadOptions(block_size=min(2**31 - 1, max(1 << 20, len(content)))),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=as_text,
     )

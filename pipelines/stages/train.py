@@ -96,7 +96,7 @@ def run(
         store.write_text(at.curves, _as_csv(history))
         logged.model(at.model, about.metrics | {"parity": worst})
         logged.file(at.curves)
-        kind.forget(model)
+    kind.forget(model)
     log.info(
         "train %s: %s on %d rows, %s, validation AUC %.4f, parity %.1e",
         name, task.train.family, len(train), f"{prepared.first}..{prepared.last}",

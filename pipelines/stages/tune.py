@@ -156,6 +156,7 @@ def study_name(name: str, task: Task, at: Paths) -> str:
     asked = {
         "tune": task.tune.model_dump(mode="json", exclude={"trials", "outer_folds"}),
         "train": task.train.model_dump(mode="json", exclude={"threads"}),
+        "each row": "once",  # as `search.rows_of` has them: a search of before judged otherwise
         "rows": [store.md5(at.prepared / file) for file in ("train.npz", "encoder.json")],
     }
     return f"{name}-{store.digest_of(asked)[:12]}"
