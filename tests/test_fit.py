@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -508,10 +509,18 @@ def test_the_scale_is_the_scalers_own() -> None:
         optimizer.zero_grad()
 
 
-def test_a_trace_that_too_few_steps_leave_unwritten_is_told_and_no_other_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_another_trainings_trace_is_not_taken_for_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trace.json").write_text("of another training")
+    monkeypatch.setattr(observing, "traced", lambda *_: contextlib.nullcontext(lambda: None))
+    trained("pictures", machine=CPU.model_copy(update={"profile": True}), folder=tmp_path)
+    assert not (tmp_path / "trace.json").exists()
+
+
+def test_a_trace_that_too_few_steps_leave_unwritten_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with observing.traced(tmp_path / "trace.json", 100, cuda=False) as step:
         step()
     assert not (tmp_path / "trace.json").exists()
